@@ -1,0 +1,41 @@
+# Everything runs from a virtual environment of its own; system packages come from Debian. Root is needed.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := python3-venv docker.io iptables nftables iproute2 iputils-arping openvswitch-switch busybox-static
+
+.PHONY: install system test lint demo lock clean
+install: system $(VENV)/.installed
+
+# Daemons that Debian would start on installation (an engine, Open vSwitch) stay off: the lab starts its own.
+system:
+	@.ci/packages $(PACKAGES)
+
+$(VENV)/.installed: requirements-dev.lock pyproject.toml | system
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+test: install
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: install
+	$(BIN)/python -m arpipam.lab.demo
+
+# New versions of the dependencies, pinned with hashes.
+lock: install
+	$(BIN)/python -m venv --clear .venv-lock && .venv-lock/bin/pip install --quiet pip-tools
+	for lock in "requirements.lock" "requirements-dev.lock --extra dev"; do \
+	  .venv-lock/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
+	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o $$lock pyproject.toml || exit 1; done
+	rm -rf .venv-lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
