@@ -1,0 +1,1 @@
+"""The command line tools, and all that knows Docker. It imports arpipam; arpipam never imports it."""
