@@ -1,0 +1,150 @@
+"""ARP packets and the frames that carry them (RFC 826 over Ethernet, the kinds of RFC 5227).
+
+scapy lays the frame out, once, when this module is loaded; from then on its bytes are patched and compared, since a sweep
+sends and hears tens of thousands of frames a second. The tests hold both directions against scapy, frame by frame.
+
+Addresses are host-order integers and MACs are six bytes here and everywhere below the public surface.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from scapy.layers.l2 import ARP, Ether
+
+from arpipam.errors import InputError
+
+if TYPE_CHECKING:
+    import random
+
+REQUEST = 1
+REPLY = 2
+
+BROADCAST = b"\xff" * 6
+NO_MAC = b"\x00" * 6
+UNSPECIFIED = 0
+"""The sender address of a probe: 0.0.0.0 (RFC 5227, 1.1)."""
+
+_LAYOUT = bytes(
+    Ether(dst="ff:ff:ff:ff:ff:ff", src="00:00:00:00:00:00") / ARP(hwsrc="00:00:00:00:00:00", psrc="0.0.0.0")
+)
+_KIND = slice(12, 20)
+_HEADER = _LAYOUT[_KIND]
+"""Ethertype ARP, hardware Ethernet, protocol IPv4, six and four bytes an address: the only kind that we speak."""
+_BODY = struct.Struct("!H6sI6sI")
+_BODY_AT = 20
+FRAME_LENGTH = len(_LAYOUT)
+
+_TAGS = (b"\x81\x00", b"\x88\xa8", b"\x91\x00")
+
+
+class Refusal(StrEnum):
+    """Why a frame is no ARP packet for us; the receive path counts these."""
+
+    SHORT = "cut short"
+    TAGGED = "VLAN-tagged"
+    NOT_ARP = "not ARP"
+    HARDWARE = "hardware type not Ethernet"
+    PROTOCOL = "protocol type not IPv4"
+    LENGTH = "address length wrong"
+    OPERATION = "neither request nor reply"
+
+
+class ArpPacket(NamedTuple):
+    """One ARP packet and the Ethernet addresses of its frame."""
+
+    operation: int
+    sender_mac: bytes
+    sender_ip: int
+    target_mac: bytes
+    target_ip: int
+    source: bytes
+    destination: bytes
+
+    @property
+    def is_probe(self) -> bool:
+        """A request from 0.0.0.0 (RFC 5227, 1.1)."""
+        return self.operation == REQUEST and self.sender_ip == UNSPECIFIED
+
+
+def encode(packet: ArpPacket) -> bytes:
+    """The frame of a packet, 42 bytes; the driver of a real NIC pads it."""
+    return (
+        packet.destination
+        + packet.source
+        + _HEADER
+        + _BODY.pack(packet.operation, packet.sender_mac, packet.sender_ip, packet.target_mac, packet.target_ip)
+    )
+
+
+def dissect(frame: bytes) -> ArpPacket | Refusal:
+    """The packet in a frame, or why there is none. Never raises, whatever the bytes."""
+    if len(frame) < FRAME_LENGTH or frame[_KIND] != _HEADER:
+        return _refuse(frame)
+    operation, sender_mac, sender_ip, target_mac, target_ip = _BODY.unpack_from(frame, _BODY_AT)
+    if operation not in (REQUEST, REPLY):
+        return Refusal.OPERATION
+    return ArpPacket(operation, sender_mac, sender_ip, target_mac, target_ip, frame[6:12], frame[:6])
+
+
+def _refuse(frame: bytes) -> Refusal:
+    """What is wrong with a frame of another kind, from its first field to its last."""
+    fields = (
+        (14, Refusal.TAGGED if frame[12:14] in _TAGS else Refusal.NOT_ARP),
+        (16, Refusal.HARDWARE),
+        (18, Refusal.PROTOCOL),
+        (20, Refusal.LENGTH),
+    )
+    for end, refusal in fields:
+        if len(frame) < end:
+            return Refusal.SHORT
+        if frame[end - 2 : end] != _LAYOUT[end - 2 : end]:
+            return refusal
+    return Refusal.SHORT
+
+
+def probe(mac: bytes, address: int) -> bytes:
+    """A probe for the address, from the MAC that will own it (RFC 5227, 2.1.1)."""
+    return encode(ArpPacket(REQUEST, mac, UNSPECIFIED, NO_MAC, address, mac, BROADCAST))
+
+
+def announcement(mac: bytes, address: int) -> bytes:
+    """An announcement: a request with sender and target address alike (RFC 5227, 2.3)."""
+    return encode(ArpPacket(REQUEST, mac, address, NO_MAC, address, mac, BROADCAST))
+
+
+def request(mac: bytes, sender: int, address: int) -> bytes:
+    """An ordinary request for the address, from a station that has one (RFC 826); nobody's conflict."""
+    return encode(ArpPacket(REQUEST, mac, sender, NO_MAC, address, mac, BROADCAST))
+
+
+def reply(mac: bytes, asked: ArpPacket) -> bytes:
+    """The answer to a request or probe: the address it asks for is at `mac` (RFC 826)."""
+    return encode(ArpPacket(REPLY, mac, asked.target_ip, asked.sender_mac, asked.sender_ip, mac, asked.sender_mac))
+
+
+def mac_text(mac: bytes) -> str:
+    """Six bytes as aa:bb:cc:dd:ee:ff."""
+    return mac.hex(":")
+
+
+def mac_bytes(text: str) -> bytes:
+    """aa:bb:cc:dd:ee:ff (or with dashes) as six bytes.
+
+    Raises InputError where the text is no MAC address that a station can have.
+    """
+    if not re.fullmatch(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}", text):
+        raise InputError(f"MAC address {text!r}: write six pairs of hex digits, such as 02:00:5e:10:00:01")
+    mac = bytes.fromhex(text.replace("-", ":").replace(":", ""))
+    if mac[0] & 1 or mac == NO_MAC:
+        raise InputError(f"MAC address {text!r} belongs to no single station; give one whose first byte is even")
+    return mac
+
+
+def random_mac(rng: random.Random) -> bytes:
+    """A random unicast MAC, locally administered (IEEE 802, 8.2); 46 random bits keep hosts apart."""
+    first = rng.getrandbits(8) & 0b1111_1100 | 0b10
+    return bytes([first]) + rng.getrandbits(40).to_bytes(5, "big")
