@@ -35,7 +35,7 @@ _LONGEST_PAUSE = 2.0
 _PATIENCE = 10
 
 
-class Found(NamedTuple):
+class FreeAddress(NamedTuple):
     """A free address; its machine is in state FREE and waits to be claimed at once."""
 
     acd: Acd
@@ -64,7 +64,7 @@ class Search(Seeker):
         unreserve: Callable[[int], None] = lambda _: None,
     ) -> None:
         super().__init__(mac, terms, rng=rng, now=now)
-        self.found: Found | None = None
+        self.found: FreeAddress | None = None
         self.contentions = 0
         self._candidates = candidates
         self._reserve = reserve
@@ -153,7 +153,7 @@ class Search(Seeker):
         if outcome.verdict is Verdict.FREE:
             in_use = self._in_use()
             probed = len(self._offered)
-            self.found = Found(trial.acds[address], outcome.miss_probability, now - self.started, probed, in_use)
+            self.found = FreeAddress(trial.acds[address], outcome.miss_probability, now - self.started, probed, in_use)
             self.done = True
             return
         self._unreserve(address)

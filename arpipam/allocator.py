@@ -1,0 +1,415 @@
+"""Addresses that nobody on the link uses: find, probe, scan and claim them.
+
+    with Allocator("docker0") as allocator:
+        claim = allocator.claim("web-1")
+        print(claim.address, claim.mac)
+
+An `Allocator` opens the link when it is entered. `AsyncAllocator` is the same for asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from arpipam import arp
+from arpipam.check import Check
+from arpipam.claim import Claim
+from arpipam.driver import Driver, Job
+from arpipam.errors import AddressInUseError, ArpipamError, InputError, UnknownError
+from arpipam.leases import SqliteLeaseStore
+from arpipam.link import Link
+from arpipam.pool import Order, Pool, parse_subnet
+from arpipam.results import Found, Probed, Station
+from arpipam.scan import Scan
+from arpipam.search import Search
+from arpipam.terms import Terms
+from arpipam.timing import BUDGET, MISS_PROBABILITY, RATE, Timing, profile
+from arpipam.trial import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from arpipam.acd import Acd
+    from arpipam.leases import Lease
+    from arpipam.search import FreeAddress
+    from arpipam.survey import Answer
+
+T = TypeVar("T")
+
+STATE_DIR = Path("/var/lib/arpipam")
+_MOST_NEIGHBOURS = 16
+
+
+class Allocator:
+    """Finds and claims addresses of `subnet` (default: the interface's own) on the link behind `interface`.
+
+    `witnesses` must answer in every search; `alone` says that there is no other station, so that silence needs no witness.
+    `budget` bounds the probing of one address (seconds), `rate` the frames per second. Raises InputError for what makes no
+    sense, LinkError where the link carries no ARP, and each method UnknownError where the link could not be trusted.
+    """
+
+    def __init__(
+        self,
+        interface: str,
+        subnet: IPv4Network | str | None = None,
+        *,
+        ranges: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        order: Order = "first",
+        timing: str | Timing = "adaptive",
+        witnesses: Iterable[IPv4Address | str] = (),
+        gateway: IPv4Address | str | None = None,
+        alone: bool = False,
+        miss_probability: float = MISS_PROBABILITY,
+        budget: float = BUDGET,
+        rate: float = RATE,
+        state_dir: Path | str = STATE_DIR,
+        seed: int | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        self.interface = interface
+        self.state_dir = Path(state_dir)
+        self._subnet = parse_subnet(subnet) if isinstance(subnet, str) else subnet
+        self._ranges, self._exclude, self._order = tuple(ranges), tuple(exclude), order
+        self._timing = profile(timing) if isinstance(timing, str) else timing
+        self._witnesses = [_address(witness, "witness") for witness in witnesses]
+        self._gateway = None if gateway is None else _address(gateway, "gateway")
+        self._alone = alone
+        if not 0 < miss_probability < 1:
+            raise InputError(f"miss probability {miss_probability}: give a number between 0 and 1, such as 1e-6")
+        if budget <= 0 or rate <= 0:
+            raise InputError(f"budget {budget:g} s and rate {rate:g}/s: both must be above 0")
+        self._miss_probability, self._budget, self._rate = miss_probability, budget, rate
+        self._rng = random.Random(seed)
+        self._progress = progress
+        self._store: SqliteLeaseStore | None = None
+
+    def __enter__(self) -> Self:
+        self._link = Link(self.interface, progress=self._progress)
+        try:
+            self.pool, self._terms = self._prepare(self._link)
+            self._driver = Driver(self._link, self._rate)
+        except BaseException:
+            self._link.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._driver.close()
+        self._link.close()
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    @property
+    def leases(self) -> SqliteLeaseStore:
+        """The leases of this host; the store is made when it is first needed."""
+        if self._store is None:
+            self._store = SqliteLeaseStore(self.state_dir / "leases.db")
+        return self._store
+
+    def find(self, owner: str = "", mac: str | None = None) -> Found:
+        """The first free address of the pool.
+
+        Raises PoolExhaustedError when there is none, UnknownError when the link could not be trusted.
+        """
+        return self._wait(self.start_find(owner, mac))
+
+    def probe(self, addresses: Iterable[IPv4Address | str], mac: str | None = None) -> list[Probed]:
+        """The verdict on each of the addresses, which must lie in the subnet (else InputError)."""
+        return self._wait(self.start_probe(addresses, mac))
+
+    def scan(self, on_station: Callable[[Station], None] | None = None) -> list[Station]:
+        """Every station of the pool's ranges, in the order of their addresses; `on_station` hears of each at once."""
+        return self._wait(self.start_scan(on_station))
+
+    def claim(self, owner: str, address: IPv4Address | str | None = None, mac: str | None = None) -> Claim:
+        """Claim the first free address of the pool, or the given one: announced, defended and on disk when this returns.
+
+        Raises AddressInUseError when the given one is used, being claimed or leased on this host, PoolExhaustedError when no
+        address is free, UnknownError when the link could not be trusted.
+        """
+        return self._wait(self.start_claim(owner, address, mac))
+
+    # The same as jobs of the driver, for whoever waits in another way.
+
+    def start_find(self, owner: str, mac: str | None) -> Job[Found]:
+        """Start what `find` waits for."""
+        leased = self._leased(owner)
+        search = self._search(owner, mac, lambda address: address not in leased)
+
+        def finish() -> Found:
+            return self._found(search)
+
+        return self._driver.run(search, finish)
+
+    def start_probe(self, addresses: Iterable[IPv4Address | str], mac: str | None) -> Job[list[Probed]]:
+        """Start what `probe` waits for."""
+        wanted = [_address(address, "address") for address in addresses]
+        for address in wanted:
+            if address not in self.pool.subnet:
+                raise InputError(f"address {address} is outside of {self.pool.subnet}, the subnet on {self.interface}")
+        check = self._check([int(address) for address in wanted], mac)
+
+        def finish() -> list[Probed]:
+            return [Probed.of(address, check.outcomes[address]) for address in dict.fromkeys(map(int, wanted))]
+
+        return self._driver.run(check, finish)
+
+    def start_scan(self, on_station: Callable[[Station], None] | None) -> Job[list[Station]]:
+        """Start what `scan` waits for."""
+
+        def heard(address: int, answer: Answer) -> None:
+            if on_station is not None:
+                on_station(Station.of(address, answer))
+
+        scan = Scan(self.pool.candidates(rng=self._rng), self._terms, on_station=heard)
+
+        def finish() -> list[Station]:
+            if scan.dropped:
+                raise UnknownError(
+                    f"{self.interface}: the kernel dropped {scan.dropped} frames, so stations may be missing; scan with a "
+                    f"lower rate than {self._rate:g}/s"
+                )
+            return [Station.of(address, answer) for address, answer in sorted(scan.survey.answers.items())]
+
+        return self._driver.run(scan, finish)
+
+    def start_claim(self, owner: str, address: IPv4Address | str | None, mac: str | None) -> Job[Claim]:
+        """Start what `claim` waits for."""
+        if address is not None:
+            return self._claim_given(owner, _address(address, "address"), mac)
+        store = self.leases
+        held: dict[int, Lease] = {}
+        mac = mac or arp.mac_text(arp.random_mac(self._rng))
+
+        def reserve(candidate: int) -> bool:
+            lease = store.reserve(self.interface, IPv4Address(candidate), self.pool.prefix, mac, owner)
+            if lease is not None:
+                held[candidate] = lease
+            return lease is not None
+
+        def unreserve(candidate: int) -> None:
+            store.forget(held.pop(candidate).id)
+
+        search = self._search(owner, mac, reserve, unreserve)
+
+        def finish() -> Claim:
+            acd = self._result(search).acd
+            acd.claim()
+            return self._hold(acd, held.pop(acd.address), self._found(search))
+
+        def abandon() -> None:
+            for candidate in list(held):
+                unreserve(candidate)
+
+        return self._driver.run(search, finish, abandon)
+
+    def _claim_given(self, owner: str, address: IPv4Address, mac: str | None) -> Job[Claim]:
+        self.pool.check(address)
+        store = self.leases
+        check = self._check([int(address)], mac)
+        lease = store.reserve(self.interface, address, self.pool.prefix, arp.mac_text(check.mac), owner)
+        if lease is None:
+            raise AddressInUseError(
+                f"{self.interface}: {address} is leased on this host already; see `arpipam leases`, or take another"
+            )
+
+        def finish() -> Claim:
+            outcome = check.outcomes[int(address)]
+            if outcome.verdict is not Verdict.FREE:
+                raise self._error(address, outcome)
+            acd = check.acds[int(address)]
+            acd.claim()
+            elapsed = self._link.now() - check.started
+            found = Found(address, self.pool.prefix, lease.mac, elapsed, 1, 0, outcome.miss_probability)
+            return self._hold(acd, lease, found)
+
+        return self._driver.run(check, finish, lambda: store.forget(lease.id))
+
+    # Parts of these.
+
+    def _hold(self, acd: Acd, lease: Lease, found: Found) -> Claim:
+        """Defend from now on."""
+        claim = Claim(acd, lease, found, self._driver, self.leases, self._terms.own_address)
+        self._driver.hold(acd.address, claim)
+        return claim
+
+    def _prepare(self, link: Link) -> tuple[Pool, Terms]:
+        own = next((p for p in link.prefixes if self._subnet is None or p.ip in self._subnet), None)
+        if self._subnet is None and own is None:
+            raise InputError(
+                f"{self.interface} has no IPv4 address to take the subnet from; give SUBNET, or set an address"
+            )
+        subnet = self._subnet or IPv4Network(own.network if own else 0)
+        for witness in self._witnesses:
+            if int(witness) in link.local_addresses:
+                raise InputError(
+                    f"witness {witness} is this host's own address; name a station on the other side of the link"
+                )
+        reserved = {*self._witnesses, *([self._gateway] if self._gateway else []), *([own.ip] if own else [])}
+        pool = Pool(
+            subnet,
+            ranges=self._ranges,
+            exclude=self._exclude,
+            reserved=[address for address in reserved if address in subnet],
+            order=self._order,
+        )
+        wire = own.network if own is not None else subnet
+        witnesses = tuple(int(witness) for witness in self._witnesses)
+        gateway = (int(self._gateway),) if self._gateway else ()
+        known = dict.fromkeys([*gateway, *link.gateways, *link.neighbours])
+        neighbours = [
+            n for n in known if n not in link.local_addresses and n not in witnesses and IPv4Address(n) in wire
+        ]
+        terms = Terms(
+            own_mac=link.mac,
+            own_address=int(own.ip) if own is not None else 0,
+            timing=self._timing,
+            miss_probability=self._miss_probability,
+            budget=self._budget,
+            alone=self._alone or (not witnesses and link.plainly_alone()),
+            witnesses=witnesses,
+            neighbours=tuple(neighbours[:_MOST_NEIGHBOURS]),
+            canary=int(wire.network_address) if wire.prefixlen <= _LAST_WITH_CANARY else None,
+            local_addresses=link.local_addresses,
+            local_macs=link.local_macs,
+        )
+        return pool, terms
+
+    def _search(
+        self,
+        owner: str,
+        mac: str | None,
+        reserve: Callable[[int], bool],
+        unreserve: Callable[[int], None] = lambda _: None,
+    ) -> Search:
+        prefer = []
+        if self._order == "sticky" and (last := self.leases.last_address(self.interface, owner)) is not None:
+            prefer = [int(last)]
+        return Search(
+            self.pool.candidates(owner, rng=self._rng, prefer=prefer),
+            self._mac(mac),
+            self._terms,
+            rng=self._rng,
+            now=self._link.now(),
+            reserve=reserve,
+            unreserve=unreserve,
+        )
+
+    def _check(self, addresses: list[int], mac: str | None) -> Check:
+        others = self.pool.candidates(rng=self._rng)
+        now = self._link.now()
+        return Check(addresses, self._mac(mac), self._terms, rng=self._rng, now=now, others=others)
+
+    def _mac(self, mac: str | None) -> bytes:
+        return arp.mac_bytes(mac) if mac is not None else arp.random_mac(self._rng)
+
+    def _leased(self, owner: str) -> set[int]:
+        """Addresses that this host has leased to others; no store is made only to find none."""
+        if self._store is None and not (self.state_dir / "leases.db").exists():
+            return set()
+        return {int(lease.address) for lease in self.leases.leases(self.interface) if lease.owner != owner or not owner}
+
+    def _result(self, search: Search) -> FreeAddress:
+        if search.found is None:
+            error = search.error or UnknownError("the search ended without a result")
+            raise type(error)(f"{self.interface}, {self.pool.subnet}: {error}")
+        return search.found
+
+    def _found(self, search: Search) -> Found:
+        found = self._result(search)
+        return Found(
+            IPv4Address(found.acd.address),
+            self.pool.prefix,
+            arp.mac_text(search.mac),
+            found.elapsed,
+            found.probed,
+            found.in_use,
+            found.miss_probability,
+        )
+
+    def _error(self, address: IPv4Address, outcome: Outcome) -> ArpipamError:
+        where = f"{self.interface}: {address}"
+        by = "" if outcome.mac is None else f" by {arp.mac_text(outcome.mac)}"
+        if outcome.verdict is Verdict.UNKNOWN:
+            return UnknownError(f"{where}: {outcome.reason}")
+        if outcome.verdict is Verdict.CONTENDED:
+            return AddressInUseError(f"{where} is being claimed{by} at this moment; take another, or try again")
+        return AddressInUseError(f"{where} is in use{by or ' (' + outcome.reason + ')'}; take another")
+
+    def _wait(self, job: Job[T]) -> T:
+        try:
+            return job.future.result()
+        except BaseException:
+            self.cancel(job)
+            raise
+
+    def cancel(self, job: Job[Any]) -> None:
+        """Stop a job; nobody waits for it any more."""
+        self._driver.cancel(job)
+
+
+_LAST_WITH_CANARY = 30
+
+
+def _address(address: IPv4Address | str, what: str) -> IPv4Address:
+    try:
+        return IPv4Address(address)
+    except ValueError:
+        raise InputError(f"{what} {address!r} is no IPv4 address; write it as 172.16.42.7") from None
+
+
+class AsyncAllocator:
+    """`Allocator` for asyncio, with the same arguments: entered with `async with`, its methods are awaited.
+
+    A `Claim` is the same for both; of its methods only `wait_handed_over` waits for the network, and belongs in a thread
+    (`asyncio.to_thread`).
+    """
+
+    def __init__(self, interface: str, subnet: IPv4Network | str | None = None, **options: Any) -> None:
+        self._allocator = Allocator(interface, subnet, **options)
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self._allocator.__enter__)  # may wait for a bridge port, see Link
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self._allocator.__exit__, kind, error, trace)
+
+    @property
+    def leases(self) -> SqliteLeaseStore:
+        """The leases of this host."""
+        return self._allocator.leases
+
+    async def find(self, owner: str = "", mac: str | None = None) -> Found:
+        """See `Allocator.find`."""
+        return await self._wait(self._allocator.start_find(owner, mac))
+
+    async def probe(self, addresses: Iterable[IPv4Address | str], mac: str | None = None) -> list[Probed]:
+        """See `Allocator.probe`."""
+        return await self._wait(self._allocator.start_probe(addresses, mac))
+
+    async def scan(self, on_station: Callable[[Station], None] | None = None) -> list[Station]:
+        """See `Allocator.scan`."""
+        return await self._wait(self._allocator.start_scan(on_station))
+
+    async def claim(self, owner: str, address: IPv4Address | str | None = None, mac: str | None = None) -> Claim:
+        """See `Allocator.claim`."""
+        return await self._wait(self._allocator.start_claim(owner, address, mac))
+
+    async def _wait(self, job: Job[T]) -> T:
+        try:
+            return await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            self._allocator.cancel(job)
+            raise

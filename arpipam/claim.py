@@ -1,0 +1,186 @@
+"""An address that is ours: announced, defended from the first moment, and handed over when its owner is up."""
+
+from __future__ import annotations
+
+import threading
+from enum import StrEnum
+from typing import TYPE_CHECKING, Self
+
+from arpipam import arp
+from arpipam.acd import State
+from arpipam.leases import State as LeaseState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from ipaddress import IPv4Address
+    from types import TracebackType
+
+    from arpipam.acd import Acd
+    from arpipam.arp import ArpPacket
+    from arpipam.driver import Driver
+    from arpipam.leases import Lease, LeaseStore
+    from arpipam.outbox import Outbox
+    from arpipam.results import Found
+
+QUARANTINE = 60.0
+"""Seconds for which a released address is given to nobody else."""
+_ASK_EVERY = 0.02
+
+
+class ClaimState(StrEnum):
+    """Where a claim stands."""
+
+    ANNOUNCING = "announcing"
+    DEFENDING = "defending"
+    CONFLICT = "conflict"
+    """Another station insists on the address; it is given up (RFC 5227, 2.4)."""
+    HANDED_OVER = "handed over"
+    RELEASED = "released"
+    LINK_LOST = "link lost"
+    """Nobody can defend it any more."""
+
+
+_STATES = {
+    State.ANNOUNCING: ClaimState.ANNOUNCING,
+    State.DEFENDING: ClaimState.DEFENDING,
+    State.LOST: ClaimState.CONFLICT,
+    State.RELEASED: ClaimState.RELEASED,
+}
+
+
+class Claim:
+    """A claimed address. It is defended until `handed_over()` or `release()`; as a context manager it is released at the end,
+    unless it was handed over.
+    """  # noqa: D205 - one sentence, two lines
+
+    def __init__(self, acd: Acd, lease: Lease, found: Found, driver: Driver, store: LeaseStore, asker: int) -> None:
+        self.address: IPv4Address = lease.address
+        self.prefix: int = lease.prefix
+        self.mac: str = lease.mac
+        self.found = found
+        self.lease = lease
+        self.state = _STATES[acd.state]
+        self.conflict: str | None = None
+        """The MAC of the station that insists on the address."""
+        self.answered = threading.Event()
+        """Set once the owner itself has answered."""
+        self._acd = acd
+        self._driver = driver
+        self._store = store
+        self._question = (
+            arp.request(driver.link.mac, asker, acd.address) if asker else arp.probe(driver.link.mac, acd.address)
+        )
+        self._listeners: list[Callable[[ClaimState], None]] = []
+
+    # What the driver calls, on its thread.
+
+    @property
+    def outbox(self) -> Outbox:
+        """Frames that wait to leave."""
+        return self._acd.outbox
+
+    @property
+    def deadline(self) -> float | None:
+        """When `advance` wants to be called, seconds on the link's clock."""
+        return self._acd.deadline
+
+    def receive(self, packet: ArpPacket, now: float) -> None:
+        """Take in a packet from or for the address."""
+        if (
+            packet.operation == arp.REPLY
+            and packet.sender_mac == self._acd.mac
+            and packet.sender_ip == self._acd.address
+            and packet.target_mac == self._driver.link.mac
+        ):
+            # We never answer our own host, so this came from the owner.
+            self.answered.set()
+        self._acd.receive(packet, now)
+        self._follow()
+
+    def advance(self, now: float) -> None:
+        """Do what is due."""
+        self._acd.advance(now)
+        self._follow()
+
+    def fail(self, error: Exception) -> None:  # noqa: ARG002 - the state says it
+        """The link is gone."""
+        self._become(ClaimState.LINK_LOST)
+
+    def _follow(self) -> None:
+        if self._acd.other is not None and self._acd.state is State.LOST:
+            self.conflict = arp.mac_text(self._acd.other)
+        self._become(_STATES[self._acd.state])
+        if self._acd.state is State.LOST:
+            self._driver.let_go(self._acd.address)
+
+    def _become(self, state: ClaimState) -> None:
+        if state is not self.state:
+            self.state = state
+            for listener in self._listeners:
+                listener(state)
+
+    # What its holder calls, on any thread.
+
+    @property
+    def holder_fd(self) -> int:
+        """A file descriptor to pass on to a child: the lease is held while either lives."""
+        return self._store.holder(self.lease.id)
+
+    def on_change(self, listener: Callable[[ClaimState], None]) -> None:
+        """Call `listener(state)` at each change, on the driver's thread."""
+        self._listeners.append(listener)
+
+    def announce(self) -> None:
+        """Announce again, say since the owner is up now."""
+        self._driver.call(self._announce).result()
+
+    def wait_handed_over(self, timeout: float) -> bool:
+        """Ask the owner until it answers for itself, for at most `timeout` seconds; whether it did."""
+        until = self._driver.link.now() + timeout
+        while not self.answered.is_set() and self.state in (ClaimState.ANNOUNCING, ClaimState.DEFENDING):
+            left = until - self._driver.link.now()
+            if left <= 0:
+                break
+            self._driver.call(self._ask).result()
+            self.answered.wait(min(_ASK_EVERY, left))
+        return self.answered.is_set()
+
+    def bind(self, container: str) -> None:
+        """The address belongs to this container now; its lease outlives this process."""
+        self.lease = self._store.bind(self.lease.id, container)
+
+    def handed_over(self) -> None:
+        """The owner answers for itself: stop defending. The lease stays."""
+        self._stop(ClaimState.HANDED_OVER)
+
+    def release(self, quarantine: float = QUARANTINE) -> None:
+        """Give the address back; nobody else gets it for `quarantine` seconds."""
+        if self.state is not ClaimState.RELEASED:
+            self._stop(ClaimState.RELEASED)
+            self._store.release(self.lease.id, quarantine=quarantine)
+
+    def _announce(self) -> None:
+        if self._acd.state in (State.ANNOUNCING, State.DEFENDING):
+            self._acd.announce()
+            self._follow()
+
+    def _ask(self) -> None:
+        self._acd.outbox.put(self._question)
+
+    def _stop(self, state: ClaimState) -> None:
+        def stop() -> None:
+            self._driver.let_go(self._acd.address)
+            if self._acd.state in (State.ANNOUNCING, State.DEFENDING):
+                self._acd.release()
+            self._become(state)
+
+        self._driver.call(stop).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.state is not ClaimState.HANDED_OVER and self.lease.state is not LeaseState.BOUND:
+            self.release()

@@ -1,0 +1,303 @@
+"""Runs protocols over a link, on a thread of its own.
+
+Searches come and go; claims stay and are defended until they are let go. Everything that touches them happens on this
+thread, so that between "free" and "claimed" there is no moment in which a frame is not looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections import Counter, deque
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from arpipam import arp
+from arpipam.errors import ArpipamError, LinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from arpipam.arp import ArpPacket
+    from arpipam.link import Link
+    from arpipam.outbox import Outbox
+    from arpipam.survey import Survey
+
+T = TypeVar("T")
+
+_BATCH = 4096
+"""Frames that are read at one go."""
+_BEHIND = 0.25
+"""When the socket has not run empty for so long (seconds), what it holds is too old to judge by."""
+_RETRY = 0.001
+"""Seconds to wait when the kernel had no room for a frame."""
+_BURST = 0.01
+"""Frames of so many seconds may leave at once."""
+
+
+class Task(Protocol):
+    """What the driver runs to its end: a search, a check, a scan."""
+
+    done: bool
+
+    @property
+    def deadline(self) -> float | None:
+        """When `advance` wants to be called."""
+
+    def outboxes(self) -> Iterable[Outbox | Survey]:
+        """Frames that wait to leave."""
+
+    def receive(self, packet: ArpPacket, now: float) -> None:
+        """Take in a packet."""
+
+    def overflow(self, dropped: int, now: float) -> None:
+        """The kernel dropped frames."""
+
+    def advance(self, now: float) -> None:
+        """Do what is due."""
+
+
+class Holding(Protocol):
+    """What the driver keeps until it is let go: a claim."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """Frames that wait to leave."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When `advance` wants to be called."""
+
+    def receive(self, packet: ArpPacket, now: float) -> None:
+        """Take in a packet from or for the claimed address."""
+
+    def advance(self, now: float) -> None:
+        """Do what is due."""
+
+    def fail(self, error: Exception) -> None:
+        """The link is gone: the claim is not defended any more."""
+
+
+class Job(Generic[T]):
+    """A task, and whom its result is for."""
+
+    def __init__(self, task: Task, finish: Callable[[], T], abandon: Callable[[], None]) -> None:
+        self.task = task
+        self.finish = finish
+        self.abandon = abandon
+        self.future: Future[T] = Future()
+        self.future.set_running_or_notify_cancel()
+        self.unwanted = False
+
+
+class Driver:
+    """One link, one thread, any number of tasks and claims. `rate` bounds the frames of all tasks, per second."""
+
+    def __init__(self, link: Link, rate: float) -> None:
+        self.link = link
+        self.refused: Counter[arp.Refusal] = Counter()
+        """Frames that were no ARP packet for us, by reason."""
+        self.dropped = 0
+        """Frames that the kernel dropped before we could read them."""
+        self._rate = rate
+        self._tokens = 1.0
+        self._filled = link.now()
+        self._jobs: list[Job[Any]] = []
+        self._holdings: dict[int, Holding] = {}
+        self._calls: deque[Callable[[], None]] = deque()
+        self._behind_since: float | None = None
+        self._error: Exception | None = None
+        self._closing = False
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._main, name=f"arpipam {link.interface}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; what is still running is abandoned, what is held is no longer defended."""
+        self._closing = True
+        self._wake()
+        self._thread.join()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run a function on the driver's thread."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is
+                future.set_exception(error)
+
+        self._calls.append(run)
+        self._wake()
+        return future
+
+    def run(self, task: Task, finish: Callable[[], T], abandon: Callable[[], None] = lambda: None) -> Job[T]:
+        """Run a task to its end; `finish` gives the result, on this thread and before any other frame is looked at."""
+        job = Job(task, finish, abandon)
+
+        def start() -> None:
+            if self._error is not None:
+                self._end(job, self._error)
+            else:
+                self._jobs.append(job)
+
+        self._calls.append(start)
+        self._wake()
+        return job
+
+    def cancel(self, job: Job[Any]) -> None:
+        """Nobody waits for that result any more."""
+        job.unwanted = True
+        self._wake()
+
+    def hold(self, address: int, holding: Holding) -> None:
+        """Keep a claim from now on. On the driver's thread only."""
+        self._holdings[address] = holding
+
+    def let_go(self, address: int) -> None:
+        """Stop keeping it. On the driver's thread only."""
+        self._holdings.pop(address, None)
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):  # as awake as it gets
+            os.write(self._wake_write, b"!")
+
+    def _main(self) -> None:
+        reason: ArpipamError = LinkError(f"{self.link.interface}: closed")
+        try:
+            while not self._closing:
+                self._turn()
+        except ArpipamError as error:
+            reason = error
+        except Exception as error:  # noqa: BLE001 - whoever waits for a result has to hear of it
+            reason = LinkError(f"{self.link.interface}: internal error, please report it: {error!r}")
+        self._error = reason
+        for holding in list(self._holdings.values()):
+            holding.fail(reason)
+        for job in self._jobs:
+            self._end(job, reason)
+        self._jobs.clear()
+        self._run_calls()
+        while not self._closing:  # claims can still be released
+            select.select([self._wake_read], [], [])
+            self._run_calls()
+
+    def _turn(self) -> None:
+        """Read, think, write, sleep."""
+        self._run_calls()
+        now = self.link.now()
+        emptied = self._read(now)
+        for holding in list(self._holdings.values()):
+            holding.advance(now)
+        if emptied:
+            for job in list(self._jobs):
+                if job.unwanted or job.task.done:
+                    self._finish(job)
+                    continue
+                if (deadline := job.task.deadline) is not None and deadline <= now:
+                    job.task.advance(now)
+                if job.task.done:
+                    self._finish(job)
+        jammed = not self._write(now)
+        self.link.wait(self._sleep(jammed) if emptied else 0.0, self._wake_read)
+
+    def _read(self, now: float) -> bool:
+        """Take in what has arrived; whether the socket ran empty, so that everything before `now` has been seen."""
+        frames = self.link.receive(_BATCH)
+        at = self.link.now()
+        for frame in frames:
+            packet = arp.dissect(frame)
+            if isinstance(packet, arp.Refusal):
+                self.refused[packet] += 1
+                continue
+            holding = self._holdings.get(packet.target_ip) or self._holdings.get(packet.sender_ip)
+            if holding is not None:
+                holding.receive(packet, at)
+            for job in self._jobs:
+                job.task.receive(packet, at)
+        emptied = len(frames) < _BATCH
+        if emptied:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = now
+        if dropped := self.link.drops():
+            self._overflow(dropped, now)
+        elif self._behind_since is not None and now - self._behind_since > _BEHIND:
+            self._behind_since = now
+            self._overflow(0, now)
+            return True
+        return emptied
+
+    def _overflow(self, dropped: int, now: float) -> None:
+        self.dropped += dropped
+        for job in self._jobs:
+            job.task.overflow(dropped, now)
+
+    def _write(self, now: float) -> bool:
+        """Send what may leave now; False when the kernel had no room."""
+        self._tokens = min(self._tokens + (now - self._filled) * self._rate, max(1.0, self._rate * _BURST))
+        self._filled = now
+        for holding in list(self._holdings.values()):  # an answer is never held back by the pace of a search
+            if not self._flush(holding.outbox, 2**31):
+                return False
+        for job in self._jobs:
+            for outbox in job.task.outboxes():
+                if self._tokens < 1:
+                    return True
+                before = self._tokens
+                if not self._flush(outbox, int(before)):
+                    return False
+        return True
+
+    def _flush(self, outbox: Outbox | Survey, most: int) -> bool:
+        send, clock = self.link.send, self.link.now
+        count = 0
+        while count < most and (frame := outbox.peek()) is not None:
+            if not send(frame):
+                return False
+            outbox.sent(clock())
+            count += 1
+        if most < 2**31:
+            self._tokens -= count
+        return True
+
+    def _sleep(self, jammed: bool) -> float | None:  # noqa: FBT001 - a fact about the turn, not a switch
+        """Seconds until something is due; None: for ever."""
+        if jammed:
+            return _RETRY
+        now = self.link.now()
+        due = [holding.deadline for holding in self._holdings.values()]
+        due += [job.task.deadline for job in self._jobs]
+        if any(len(outbox) for job in self._jobs for outbox in job.task.outboxes()):
+            due.append(now + max(0.0, 1 - self._tokens) / self._rate)
+        times = [at for at in due if at is not None]
+        return max(0.0, min(times) - now) if times else None
+
+    def _finish(self, job: Job[Any]) -> None:
+        self._jobs.remove(job)
+        if job.unwanted:
+            self._end(job, LinkError("cancelled"))
+            return
+        try:
+            result = job.finish()
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the result
+            self._end(job, error)
+        else:
+            job.future.set_result(result)
+
+    def _end(self, job: Job[Any], error: BaseException) -> None:
+        try:
+            job.abandon()
+        finally:
+            job.future.set_exception(error)
+
+    def _run_calls(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+        while self._calls:
+            self._calls.popleft()()

@@ -1,0 +1,334 @@
+"""The durable record of claims: SQLite, several processes at once, safe against SIGKILL and power loss.
+
+A lease is `claimed` while a living process holds it, `bound` when it belongs to a container and outlives that process,
+`quarantined` for a while after its release, and `released` from then on, kept only so that an owner gets its address again.
+
+A process holds a lease by a lock on one byte of a file, through an open file of its own (fcntl(2), open file description
+locks): the kernel lets go of it when the last process that has that file open is gone, however it ended. A child that
+inherits the file holds on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import struct
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+from arpipam.errors import LeaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+    from types import TracebackType
+
+_VERSION = 1
+_BUSY = 10.0
+_MEMORY = 30 * 86400.0
+"""Seconds for which a released lease is remembered."""
+
+_SCHEMA = """
+CREATE TABLE lease (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    interface TEXT NOT NULL,
+    address   INTEGER NOT NULL,
+    prefix    INTEGER NOT NULL,
+    mac       TEXT NOT NULL,
+    owner     TEXT NOT NULL,
+    state     TEXT NOT NULL CHECK (state IN ('claimed', 'bound', 'quarantined', 'released')),
+    container TEXT NOT NULL DEFAULT '',
+    created   REAL NOT NULL,
+    changed   REAL NOT NULL,
+    until     REAL NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX one_lease ON lease (interface, address) WHERE state IN ('claimed', 'bound', 'quarantined');
+CREATE INDEX by_owner ON lease (interface, owner, changed);
+"""
+
+_FLOCK = struct.Struct("hhqqi")
+"""struct flock of fcntl(2): type, whence, start, length, pid."""
+
+
+class State(StrEnum):
+    """Where a lease stands."""
+
+    CLAIMED = "claimed"
+    BOUND = "bound"
+    QUARANTINED = "quarantined"
+    RELEASED = "released"
+
+
+ACTIVE = (State.CLAIMED, State.BOUND, State.QUARANTINED)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """One lease; times are seconds since 1970."""
+
+    id: int
+    interface: str
+    address: IPv4Address
+    prefix: int
+    mac: str
+    owner: str
+    state: State
+    container: str
+    """The container's id, once it is bound."""
+    created: float
+    changed: float
+    until: float
+    """The end of the quarantine."""
+
+
+class LeaseStore(Protocol):
+    """What a claim needs of a lease store."""
+
+    def reserve(self, interface: str, address: IPv4Address, prefix: int, mac: str, owner: str) -> Lease | None:
+        """Claim the address for this process; None when it is leased."""
+
+    def bind(self, lease_id: int, container: str) -> Lease:
+        """The lease belongs to a container from now on."""
+
+    def release(self, lease_id: int, *, quarantine: float = 60.0) -> None:
+        """Give the address back; nobody else gets it for `quarantine` seconds."""
+
+    def forget(self, lease_id: int) -> None:
+        """The address was never used: it is free at once."""
+
+    def holder(self, lease_id: int) -> int:
+        """A file descriptor that holds the lease as long as any process has it open."""
+
+
+class SqliteLeaseStore:
+    """The leases of one host, in one SQLite file; usable from any thread.
+
+    Raises LeaseError, in one line, where the file or its folder cannot be used.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._holders: dict[int, int] = {}
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            self._holders_path = path.parent / "holders"
+            self._holders_path.touch(mode=0o600)
+        except OSError as error:
+            raise LeaseError(
+                f"lease store {path}: {error.strerror}; run as root, or choose another folder with --state-dir"
+            ) from None
+        with self._trouble():
+            self._db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _prepare(self) -> None:
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")  # on disk before the address leaves the program
+        with self._transaction():
+            [version] = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            elif version != _VERSION:
+                raise LeaseError(
+                    f"lease store {self.path} was written by another version of arpipam (format {version}, this one knows "
+                    f"{_VERSION}); update arpipam, or choose another folder with --state-dir"
+                )
+
+    def reserve(self, interface: str, address: IPv4Address, prefix: int, mac: str, owner: str) -> Lease | None:
+        """Claim the address for this process; on disk when this returns. None when it is leased.
+
+        An address in quarantine goes to nobody but its last owner.
+        """
+        now = self._clock()
+        with self._transaction():
+            self._end_quarantines(now)
+            row = self._db.execute(
+                "SELECT * FROM lease WHERE interface = ? AND address = ? AND state != 'released'",
+                (interface, int(address)),
+            ).fetchone()
+            if row is not None:
+                if row["state"] != State.QUARANTINED or row["owner"] != owner:
+                    return None
+                self._db.execute("UPDATE lease SET state = 'released', changed = ? WHERE id = ?", (now, row["id"]))
+            cursor = self._db.execute(
+                "INSERT INTO lease (interface, address, prefix, mac, owner, state, created, changed)"
+                " VALUES (?, ?, ?, ?, ?, 'claimed', ?, ?)",
+                (interface, int(address), prefix, mac, owner, now, now),
+            )
+            lease_id = cursor.lastrowid or 0
+            self._hold(lease_id)  # before anybody can see it
+        return self.get(lease_id)
+
+    def bind(self, lease_id: int, container: str) -> Lease:
+        """The lease belongs to a container from now on, and outlives this process."""
+        self._change(lease_id, "state = 'bound', container = ?", container)
+        return self.get(lease_id)
+
+    def release(self, lease_id: int, *, quarantine: float = 60.0) -> None:
+        """Give the address back; nobody but its owner gets it for `quarantine` seconds."""
+        self._change(lease_id, "state = 'quarantined', until = ?", self._clock() + quarantine)
+        self._let_go(lease_id)
+
+    def forget(self, lease_id: int) -> None:
+        """The address was never announced: it is free at once, and leaves no trace."""
+        with self._transaction():
+            self._db.execute("DELETE FROM lease WHERE id = ?", (lease_id,))
+        self._let_go(lease_id)
+
+    def get(self, lease_id: int) -> Lease:
+        """One lease; LeaseError where there is none of that number."""
+        with self._trouble(), self._lock:
+            row = self._db.execute("SELECT * FROM lease WHERE id = ?", (lease_id,)).fetchone()
+        if row is None:
+            raise LeaseError(f"lease store {self.path} has no lease {lease_id}; was it released meanwhile?")
+        return _lease(row)
+
+    def leases(self, interface: str | None = None, *, states: Collection[State] = ACTIVE) -> list[Lease]:
+        """The leases in these states, by interface and address; quarantines that are over do not count."""
+        now = self._clock()
+        with self._trouble(), self._lock:
+            rows = self._db.execute("SELECT * FROM lease ORDER BY interface, address, id").fetchall()
+        found = (_lease(row) for row in rows if interface in {None, row["interface"]})
+        return [x for x in found if x.state in states and not (x.state is State.QUARANTINED and x.until <= now)]
+
+    def last_address(self, interface: str, owner: str) -> IPv4Address | None:
+        """The address that this owner had last."""
+        with self._trouble(), self._lock:
+            row = self._db.execute(
+                "SELECT address FROM lease WHERE interface = ? AND owner = ? ORDER BY changed DESC, id DESC LIMIT 1",
+                (interface, owner),
+            ).fetchone()
+        return None if row is None else IPv4Address(row["address"])
+
+    def holder(self, lease_id: int) -> int:
+        """A file descriptor that holds the lease as long as any process has it open (see subprocess, pass_fds)."""
+        with self._lock:
+            try:
+                return self._holders[lease_id]
+            except KeyError:
+                raise LeaseError(f"lease store {self.path}: this process does not hold lease {lease_id}") from None
+
+    def held(self, lease_id: int) -> bool:
+        """Whether a living process holds the lease."""
+        fd = os.open(self._holders_path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, lease_id, 1, 0)
+            kind, *_ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+        finally:
+            os.close(fd)
+        return bool(kind != fcntl.F_UNLCK)
+
+    def reap(self, *, quarantine: float = 60.0, keep: Collection[int] = ()) -> list[Lease]:
+        """Put claimed leases that no living process holds into quarantine, except those in `keep`; give back which.
+
+        Ends quarantines that are over, and forgets what was released long ago.
+        """
+        now = self._clock()
+        with self._transaction():
+            self._end_quarantines(now)
+            self._db.execute("DELETE FROM lease WHERE state = 'released' AND changed < ?", (now - _MEMORY,))
+            rows = self._db.execute("SELECT * FROM lease WHERE state = 'claimed'").fetchall()
+            dead = [row["id"] for row in rows if row["id"] not in keep and not self.held(row["id"])]
+            for lease_id in dead:
+                self._db.execute(
+                    "UPDATE lease SET state = 'quarantined', until = ?, changed = ? WHERE id = ?",
+                    (now + quarantine, now, lease_id),
+                )
+        return [self.get(lease_id) for lease_id in dead]
+
+    def close(self) -> None:
+        """Close the file; what this process holds is let go."""
+        with self._lock:
+            for lease_id in list(self._holders):
+                self._let_go(lease_id)
+            self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _change(self, lease_id: int, what: str, value: object) -> None:
+        with self._transaction():
+            self._db.execute(f"UPDATE lease SET {what}, changed = ? WHERE id = ?", (value, self._clock(), lease_id))  # noqa: S608
+
+    def _end_quarantines(self, now: float) -> None:
+        self._db.execute(
+            "UPDATE lease SET state = 'released', changed = until WHERE state = 'quarantined' AND until <= ?", (now,)
+        )
+
+    def _hold(self, lease_id: int) -> None:
+        fd = os.open(self._holders_path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, lease_id, 1, 0))
+        except OSError as error:
+            os.close(fd)
+            raise LeaseError(f"lease store {self.path}: cannot lock {self._holders_path}: {error.strerror}") from None
+        self._holders[lease_id] = fd
+
+    def _let_go(self, lease_id: int) -> None:
+        fd = self._holders.pop(lease_id, None)
+        if fd is not None:
+            os.close(fd)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._trouble(), self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        """SQLite's errors in our words."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            remedy = (
+                "is another process stuck on it?"
+                if "locked" in str(error)
+                else (
+                    "is the disk full or read-only? A damaged file may be moved away: addresses in use are still found on the wire"
+                )
+            )
+            raise LeaseError(f"lease store {self.path}: {error}; {remedy}") from None
+
+
+def _lease(row: sqlite3.Row) -> Lease:
+    return Lease(
+        row["id"],
+        row["interface"],
+        IPv4Address(row["address"]),
+        row["prefix"],
+        row["mac"],
+        row["owner"],
+        State(row["state"]),
+        row["container"],
+        row["created"],
+        row["changed"],
+        row["until"],
+    )

@@ -1,0 +1,63 @@
+"""Who is on the link: a survey of a whole subnet, round after round, until one finds nobody new."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from arpipam.survey import Survey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from arpipam.arp import ArpPacket
+    from arpipam.survey import Answer
+    from arpipam.terms import Terms
+
+LEAST_ROUNDS = 2
+MOST_ROUNDS = 8
+LISTEN = 0.25
+"""Seconds to listen after each round."""
+
+
+class Scan:
+    """Asks every address; those that stay silent again in each round, at least twice, until a round brings no answer."""
+
+    def __init__(
+        self, addresses: Iterable[int], terms: Terms, *, on_station: Callable[[int, Answer], None] | None = None
+    ) -> None:
+        self.done = False
+        self.error: None = None
+        self.survey = Survey(terms.own_mac, terms.own_address, rounds=MOST_ROUNDS, on_answer=on_station)
+        self.rounds = 1
+        self.dropped = 0
+        self._known = 0
+        self.survey.add(address for address in addresses if address not in terms.local_addresses)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `advance` wants to be called; None: when the frames have left."""
+        return None if self.survey or self.done else self.survey.last_sent + LISTEN
+
+    def outboxes(self) -> Iterator[Survey]:
+        """The frames that wait to leave."""
+        yield self.survey
+
+    def receive(self, packet: ArpPacket, now: float) -> None:
+        """Take in a packet from the link."""
+        self.survey.receive(packet, now)
+
+    def overflow(self, dropped: int, now: float) -> None:  # noqa: ARG002 - the next round asks again
+        """The kernel dropped frames; the next round asks the silent again."""
+        self.dropped += dropped
+
+    def advance(self, now: float) -> None:
+        """Go on to the next round, or end."""
+        if self.deadline is None or now < self.deadline:
+            return
+        news = len(self.survey.answers) - self._known
+        self._known += news
+        if (self.rounds >= LEAST_ROUNDS and not news) or self.rounds == MOST_ROUNDS or not self.survey.silent:
+            self.done = True
+        else:
+            self.rounds += 1
+            self.survey.ask_again()
