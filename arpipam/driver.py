@@ -245,6 +245,7 @@ class Driver:
         for holding in list(self._holdings.values()):  # an answer is never held back by the pace of a search
             if not self._flush(holding.outbox, 2**31):
                 return False
+            holding.advance(now)  # what has just left may be a step forward
         for job in self._jobs:
             for outbox in job.task.outboxes():
                 if self._tokens < 1:
