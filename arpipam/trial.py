@@ -27,7 +27,7 @@ class Verdict(StrEnum):
     """What is known of an address."""
 
     FREE = "free"
-    IN_USE = "in use"
+    IN_USE = "in_use"
     CONTENDED = "contended"
     UNKNOWN = "unknown"
 

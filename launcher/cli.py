@@ -1,0 +1,239 @@
+"""`arpipam`: look at a link, find and claim addresses, and see the leases of this host.
+
+Tables and progress on a terminal, tab-separated lines in a pipe, one JSON object a line with --json. Diagnostics go to
+stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from launcher.options import ADDRESS, INTERRUPTED, Options, execute, make_allocator, shared_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from arpipam.allocator import Allocator
+    from arpipam.claim import ClaimState
+    from arpipam.results import Station
+
+_MILLISECONDS = 1000
+_WORST = {"free": 0, "in_use": 1, "contended": 1, "unknown": 3}
+"""Exit status of a verdict; of several, the highest holds."""
+
+
+class Output:
+    """Rows of one table, as the reader wants them: a person, a pipe, or a program."""
+
+    def __init__(self, columns: Sequence[str], *, as_json: bool, table: bool = True) -> None:
+        self._columns = columns
+        self._json = as_json
+        self._rows: list[list[str]] = []
+        self._table = table and not as_json and sys.stdout.isatty()
+
+    def row(self, **values: Any) -> None:
+        """Write one row, or keep it for the table."""
+        if self._json:
+            click.echo(json.dumps(values, default=str))
+            return
+        texts = [_text(values[column]) for column in self._columns]
+        if self._table:
+            self._rows.append(texts)
+        else:
+            click.echo("\t".join(text or "-" for text in texts))
+
+    def end(self) -> None:
+        """Write the table, where there is one."""
+        if not self._table:
+            return
+        from rich.console import Console  # noqa: PLC0415 - a pipe needs none of it
+        from rich.table import Table  # noqa: PLC0415
+
+        table = Table(*(column.replace("_", " ") for column in self._columns), box=None, pad_edge=False)
+        for texts in self._rows:
+            table.add_row(*texts)
+        Console().print(table)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * _MILLISECONDS, 3)
+
+
+def _progress(text: str) -> None:
+    click.echo(f"arpipam: {text}", err=True)
+
+
+@click.group()
+@click.version_option(package_name="arpipam", prog_name="arpipam")
+def arpipam() -> None:
+    """Find out which addresses of a network are really free, by asking the network.
+
+    Exit status: 0 free, found or done; 1 in use, contended, or nothing free; 2 bad usage or input; 3 unknown: no witness
+    answered, frames were dropped, the link is down, or something answers for every address; 130 interrupted.
+    """
+
+
+@arpipam.command()
+@click.argument("addresses", metavar="ADDRESS...", nargs=-1, required=True, type=ADDRESS)
+@shared_options
+def probe(addresses: tuple[IPv4Address, ...], options: Options) -> int:
+    """Say of each ADDRESS whether a station uses it."""
+    output = Output(
+        ["address", "verdict", "mac", "rtt_ms", "probes", "miss_probability", "reason"], as_json=options.json
+    )
+    with make_allocator(options, progress=_progress) as allocator:
+        probed = allocator.probe(addresses, options.mac)
+    for one in probed:
+        output.row(
+            address=one.address,
+            verdict=one.verdict.value,
+            mac=one.mac,
+            rtt_ms=_milliseconds(one.rtt),
+            probes=one.probes,
+            miss_probability=one.miss_probability,
+            reason=one.reason,
+        )
+    output.end()
+    return max(_WORST[one.verdict.value] for one in probed)
+
+
+@arpipam.command()
+@click.argument("subnet", required=False)
+@shared_options
+def find(subnet: str | None, options: Options) -> int:
+    """Find the first address of SUBNET (default: the interface's own) that nobody uses.
+
+    The address is nobody's afterwards: to keep it, use claim.
+    """
+    output = Output(
+        ["address", "prefix", "mac", "elapsed_ms", "probed", "in_use", "miss_probability"], as_json=options.json
+    )
+    with make_allocator(options, subnet=subnet, progress=_progress) as allocator:
+        found = allocator.find(mac=options.mac)
+    output.row(
+        address=found.address,
+        prefix=found.prefix,
+        mac=found.mac,
+        elapsed_ms=_milliseconds(found.elapsed),
+        probed=found.probed,
+        in_use=found.in_use,
+        miss_probability=found.miss_probability,
+    )
+    output.end()
+    return 0
+
+
+@arpipam.command()
+@click.argument("subnet", required=False)
+@shared_options
+def scan(subnet: str | None, options: Options) -> int:
+    """List the stations of SUBNET (default: the interface's own)."""
+    output = Output(["address", "mac", "rtt_ms"], as_json=options.json)
+    with make_allocator(options, subnet=subnet, progress=_progress) as allocator:
+        for station in _watched(allocator):
+            output.row(address=station.address, mac=station.mac, rtt_ms=_milliseconds(station.rtt))
+    output.end()
+    return 0
+
+
+def _watched(allocator: Allocator) -> list[Station]:
+    """The stations, with a running count on a terminal."""
+    if not sys.stderr.isatty():
+        return allocator.scan()
+    from rich.console import Console  # noqa: PLC0415 - a pipe needs none of it
+
+    with Console(stderr=True).status("asking …") as status:
+        count = 0
+
+        def heard(_: Station) -> None:
+            nonlocal count
+            count += 1
+            status.update(f"{count} stations")
+
+        return allocator.scan(heard)
+
+
+@arpipam.command()
+@click.argument("address", required=False, type=ADDRESS)
+@shared_options
+def claim(address: IPv4Address | None, options: Options) -> int:
+    """Claim ADDRESS, or the first free one, and defend it in the foreground until interrupted; then release it.
+
+    Interrupting is the normal end: exit status 130. A station that insists on the address ends it too: exit status 1.
+    """
+    output = Output(["address", "prefix", "mac", "state"], as_json=options.json, table=False)  # it has no end
+    stop = threading.Event()
+    status = INTERRUPTED
+
+    def show(state: ClaimState) -> None:
+        output.row(address=holding.address, prefix=holding.prefix, mac=holding.mac, state=state.value)
+        sys.stdout.flush()
+
+    def changed(state: ClaimState) -> None:
+        nonlocal status
+        show(state)
+        if state.value in _ENDED:
+            status = _ENDED[state.value]
+            stop.set()
+
+    with make_allocator(options, progress=_progress) as allocator:
+        with allocator.claim("arpipam claim", address, options.mac) as holding:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
+            show(holding.state)
+            holding.on_change(changed)
+            stop.wait()
+        if holding.conflict is not None:
+            _progress(f"{holding.conflict} insists on {holding.address}, so it was given up; claim another")
+    return status
+
+
+_ENDED = {"conflict": 1, "link lost": 3}
+
+
+@arpipam.command()
+@shared_options
+def leases(options: Options) -> int:
+    """List the leases of this host, after releasing those whose container or process is gone."""
+    from arpipam.leases import SqliteLeaseStore  # noqa: PLC0415 - as all that takes time to load
+    from launcher.engine import Engine, EngineError, reconcile  # noqa: PLC0415
+
+    output = Output(["interface", "address", "prefix", "mac", "owner", "state", "container"], as_json=options.json)
+    path = options.state_dir / "leases.db"
+    if path.exists():
+        with SqliteLeaseStore(path) as store:
+            try:
+                reconcile(store, Engine())
+            except EngineError as error:
+                _progress(f"{error}; the leases of containers are shown as they were recorded")
+                store.reap()
+            for lease in store.leases():
+                output.row(
+                    interface=lease.interface,
+                    address=lease.address,
+                    prefix=lease.prefix,
+                    mac=lease.mac,
+                    owner=lease.owner,
+                    state=lease.state.value,
+                    container=lease.container,
+                )
+    output.end()
+    return 0
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(execute(arpipam, "arpipam"))
