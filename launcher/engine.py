@@ -1,0 +1,258 @@
+"""The Docker engine of this host, by docker-py: its networks, and the containers that hold our leases.
+
+A container names its lease in the label `arpipam.lease`; a lease names its container as `<container id>@<engine id>`.
+So a store that serves two engines never takes the containers of the one for lost because the other has none such.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING, Any
+
+import docker
+from docker.errors import APIError, DockerException
+from requests.exceptions import RequestException
+
+from arpipam.errors import InputError
+from arpipam.leases import State
+from launcher.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from arpipam.leases import Lease, SqliteLeaseStore
+
+LEASE_LABEL = "arpipam.lease"
+__all__ = ["Container", "Engine", "EngineError", "Network", "reconcile"]
+
+BRIDGE_NAME = "com.docker.network.bridge.name"
+DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
+GATEWAY_KEY = "DefaultGatewayIPv4"  # the bridge driver's way to route by somebody else than the bridge itself
+MAC_PER_ENDPOINT = (1, 44)  # the first API in which a client sends the MAC with the endpoint, not with the container
+CLOCK_STEP = 2.0  # s: events are asked for from a little before, in case that the engine's clock is coarse
+
+
+@dataclass(frozen=True)
+class Network:
+    """A Docker network on the link."""
+
+    name: str
+    driver: str
+    subnet: IPv4Network
+    gateway: IPv4Address | None
+    kept: frozenset[IPv4Address]
+    """Addresses that the engine keeps for itself: gateway and auxiliary addresses."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container, as far as addresses go."""
+
+    id: str
+    name: str
+    running: bool
+    lease: int | None
+    addresses: frozenset[IPv4Address]
+    """Those that it has and those that it will have when it starts, on all its networks."""
+    networks: frozenset[str]
+
+
+class Engine:
+    """One engine. Raises EngineError when it is not there."""
+
+    def __init__(self) -> None:
+        with _asking():
+            self._client = docker.from_env(version="auto")
+        self._api: Any = self._client.api
+
+    @property
+    def takes_mac_per_endpoint(self) -> bool:
+        """Whether it knows a MAC per endpoint, which clients since 25.0 insist on."""
+        return tuple(map(int, self._api.api_version.split("."))) >= MAC_PER_ENDPOINT
+
+    @cached_property
+    def id(self) -> str:
+        """Its name for good."""
+        with _asking():
+            return str(self._api.info()["ID"]).replace(":", "")[:12]
+
+    # Networks.
+
+    def network(self, interface: str, name: str | None = None) -> Network | None:
+        """Return the network on that interface, or the named one; None when there is none.
+
+        Raises InputError when the named one is elsewhere, or cannot give a container an address and MAC of our choice.
+        """
+        with _asking():
+            found = self._api.networks()
+        for description in found:
+            if (name is None and _leads_to(description, interface)) or description["Name"] == name:
+                return _usable(description, interface)
+        return None
+
+    def create_network(self, name: str, interface: str, own: IPv4Interface, gateway: IPv4Address | None) -> Network:
+        """Make a network on the bridge `interface`, whose own address stays; `gateway` None: the bridge itself.
+
+        Somebody else may make it at the same moment: then that one is returned.
+        """
+        aside = {GATEWAY_KEY: str(gateway)} if gateway not in (None, own.ip) else None
+        pool = docker.types.IPAMPool(subnet=str(own.network), gateway=str(own.ip), aux_addresses=aside)
+        try:
+            self._api.create_network(
+                name,
+                driver="bridge",
+                options={BRIDGE_NAME: interface},
+                ipam=docker.types.IPAMConfig(pool_configs=[pool]),
+                check_duplicate=True,
+            )
+        except APIError as error:
+            made = self.network(interface, name)
+            if made is None:
+                raise EngineError(f"the engine made no network {name} on {interface}: {_said(error)}") from error
+            return made
+        except (DockerException, RequestException) as error:
+            raise EngineError(_unreachable(error)) from error
+        made = self.network(interface, name)
+        if made is None:
+            raise EngineError(f"the network {name} on {interface} is gone again; who removes networks here?")
+        return made
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network."""
+        with _asking():
+            self._api.remove_network(name)
+
+    # Containers.
+
+    def containers(self) -> list[Container]:
+        """All of them, running or not."""
+        with _asking():
+            return [_container(summary) for summary in self._api.containers(all=True)]
+
+    @staticmethod
+    def holds(container: Container, lease: Lease) -> bool:
+        """Whether the container is the lease's. The label alone does not say: images inherit it (`docker commit`)."""
+        return container.lease == lease.id and lease.address in container.addresses
+
+    def reads_input(self, container: str) -> bool | None:
+        """Whether it was started with its input open (`-i`); None when it is gone."""
+        try:
+            return bool(self._api.inspect_container(container)["Config"]["OpenStdin"])
+        except (DockerException, RequestException):
+            return None
+
+    def remove(self, container: str) -> None:
+        """Remove a container that never ran, with the volumes that were made for it."""
+        with _asking():
+            self._api.remove_container(container, v=True)
+
+    def reference(self, container: str) -> str:
+        """The name of one of its containers in a lease."""
+        return f"{container}@{self.id}"
+
+    def label(self, lease: int) -> str:
+        """The label of the container that is started with that lease."""
+        return f"{LEASE_LABEL}={lease}"
+
+    def events(self, lease: int) -> Any:
+        """What happens to the container of that lease from now on: an iterator with a `close()` for another thread."""
+        with _asking():
+            return self._api.events(
+                since=f"{time.time() - CLOCK_STEP:.9f}",
+                filters={"type": "container", "label": self.label(lease)},
+                decode=True,
+            )
+
+
+def reconcile(leases: SqliteLeaseStore, engine: Engine) -> list[Lease]:
+    """Bring the leases up to date with the containers: gone without us (a crash, -d --rm), or started and not recorded.
+
+    Returns the leases that were given back.
+    """
+    known = leases.leases()  # before the containers: one that is bound by now existed before we look
+    bound = [lease for lease in known if lease.state is State.BOUND and lease.container.endswith(f"@{engine.id}")]
+    lost = [lease for lease in known if lease.state is not State.BOUND and not leases.held(lease.id)]
+    if not lost and not bound:
+        return []
+    containers = engine.containers()
+    ids = {container.id for container in containers}
+    released = [lease for lease in bound if lease.container.partition("@")[0] not in ids]
+    for lease in released:
+        leases.release(lease.id)
+    for lease in lost:
+        holder = next((container for container in containers if engine.holds(container, lease)), None)
+        if holder is not None:
+            leases.bind(lease.id, engine.reference(holder.id))
+    return released + leases.reap()
+
+
+def _leads_to(description: dict[str, Any], interface: str) -> bool:
+    options = description.get("Options") or {}
+    if description["Driver"] == "bridge":
+        return bool(options.get(BRIDGE_NAME, f"br-{description['Id'][:12]}") == interface)
+    return description["Driver"] == "macvlan" and options.get("parent") == interface
+
+
+def _usable(description: dict[str, Any], interface: str) -> Network:
+    name, driver = description["Name"], description["Driver"]
+    if not _leads_to(description, interface):
+        raise InputError(
+            f"the Docker network {name} (driver {driver}) is not on {interface}; name one whose bridge or macvlan "
+            f"parent it is, or leave --network out"
+        )
+    if (description.get("Options") or {}).get(DEFAULT_BRIDGE) == "true":
+        raise InputError(
+            f"{interface} belongs to the engine's default network, which takes no address of ours; start the engine "
+            'with "bridge": "none", or use another bridge'
+        )
+    configs = [config for config in description["IPAM"]["Config"] or [] if ":" not in config["Subnet"]]
+    if not configs:
+        raise InputError(f"the Docker network {name} has no IPv4 subnet: name another one")
+    config = configs[0]
+    aside = {key: IPv4Address(address) for key, address in (config.get("AuxiliaryAddresses") or {}).items()}
+    own = IPv4Address(config["Gateway"].partition("/")[0]) if config.get("Gateway") else None
+    gateway = aside.get(GATEWAY_KEY, own) if driver == "bridge" else own
+    kept = frozenset([*aside.values(), *([own] if own else [])])
+    return Network(name, driver, IPv4Network(config["Subnet"]), gateway, kept)
+
+
+def _container(summary: dict[str, Any]) -> Container:
+    networks: dict[str, dict[str, Any]] = summary["NetworkSettings"]["Networks"] or {}
+    texts = {
+        text
+        for endpoint in networks.values()
+        for text in (endpoint.get("IPAddress"), (endpoint.get("IPAMConfig") or {}).get("IPv4Address"))
+        if text
+    }
+    label = (summary.get("Labels") or {}).get(LEASE_LABEL, "")
+    return Container(
+        id=summary["Id"],
+        name=(summary.get("Names") or ["?"])[0].lstrip("/"),
+        running=summary["State"] in {"running", "paused", "restarting"},
+        lease=int(label) if label.isdecimal() else None,
+        addresses=frozenset(IPv4Address(text) for text in texts),
+        networks=frozenset(networks),
+    )
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Turn docker-py's errors into ours."""
+    try:
+        yield
+    except APIError as error:
+        raise EngineError(f"the Docker engine refuses: {_said(error)}") from error
+    except (DockerException, RequestException) as error:
+        raise EngineError(_unreachable(error)) from error
+
+
+def _said(error: APIError) -> str:
+    return str(error.explanation or error)
+
+
+def _unreachable(error: Exception) -> str:
+    return f"cannot reach the Docker engine: {error}; is it running, and is DOCKER_HOST right?"
