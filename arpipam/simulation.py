@@ -42,8 +42,8 @@ class Faults:
 class Node(Protocol):
     """A station on the virtual link."""
 
-    def receive(self, packet: ArpPacket, now: float) -> None:
-        """Take in a packet."""
+    def receive(self, packet: ArpPacket, now: float) -> bool:
+        """Take in a packet; whether there may be something to do now, so that `run` has to be called."""
 
     def run(self, now: float) -> float | None:
         """Do what is due, send through the link; when to call again."""
@@ -95,8 +95,8 @@ class VirtualLink:
         heappush(self._queue, (at, self._count, action))
 
     def _deliver(self, index: int, packet: ArpPacket) -> None:
-        self._nodes[index].receive(packet, self.now)
-        self._run(index)
+        if self._nodes[index].receive(packet, self.now):
+            self._run(index)
 
     def _run(self, index: int) -> None:
         due = self._nodes[index].run(self.now)
@@ -119,10 +119,11 @@ class Station:
         self._link = link
         self._mac = mac
 
-    def receive(self, packet: ArpPacket, now: float) -> None:  # noqa: ARG002 - a kernel answers at once
+    def receive(self, packet: ArpPacket, now: float) -> bool:  # noqa: ARG002 - a kernel answers at once
         """Answer a request."""
         if packet.operation == arp.REQUEST and packet.target_ip in self.addresses and packet.sender_mac != self._mac:
             self._link.transmit(self, arp.reply(self._mac, packet))
+        return False
 
     def run(self, now: float) -> None:
         """Nothing is ever due."""
@@ -156,12 +157,16 @@ class Claimer:
         """Whether the search is over."""
         return self.acd is not None or self.error is not None
 
-    def receive(self, packet: ArpPacket, now: float) -> None:
+    def receive(self, packet: ArpPacket, now: float) -> bool:
         """Take in a packet."""
         if self.acd is not None:
             self.acd.receive(packet, now)
-        elif self._search is not None and not self._search.done:
-            self._search.receive(packet, now)
+            return bool(self.acd.outbox)
+        search = self._search
+        if search is None or search.done:
+            return False
+        search.receive(packet, now)
+        return search.trial is None or search.trial.done
 
     def run(self, now: float) -> float | None:
         """Do what is due."""
