@@ -1,0 +1,92 @@
+"""A docker engine of its own for a host of the lab."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import tarfile
+import time
+from io import BytesIO
+from pathlib import Path
+from shutil import which
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from arpipam.lab.namespace import Namespace
+
+CLIENTS = tuple(dict.fromkeys(path for path in (which("docker"), "/usr/bin/docker") if path and Path(path).exists()))
+"""The docker clients of this machine, which may be of different ages."""
+_PATIENCE = 60.0
+_BUSYBOX = Path("/bin/busybox")
+
+
+class Engine:
+    """dockerd with folders and a socket of its own; in a mount namespace, so that /run/docker is its own too."""
+
+    def __init__(self, namespace: Namespace, directory: Path, client: str | None) -> None:
+        self.client = client or (CLIENTS[-1] if CLIENTS else "docker")
+        self.socket = directory / "docker.sock"
+        self.log = directory / "dockerd.log"
+        self.env = {"DOCKER_HOST": f"unix://{self.socket}", "DOCKER_CONFIG": str(directory / "client")}
+        self._namespace = namespace
+        self._directory = directory
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the engine, wait until it answers, and give it the image `busybox`."""
+        for name in ("run-docker", "client", "tmp"):
+            (self._directory / name).mkdir(parents=True, exist_ok=True)
+        script = (
+            f"mount --make-rprivate / && mkdir -p /run/docker && mount --bind {self._directory}/run-docker /run/docker && "
+            f"exec dockerd --data-root {self._directory}/data --exec-root {self._directory}/exec "
+            f"--pidfile {self._directory}/docker.pid -H unix://{self.socket} --bridge=none --iptables=false "
+            f"--ip-forward=false --ip-masq=false --userland-proxy=false --cgroup-parent={self.cgroup(self._directory)}"
+        )
+        words = self._namespace.enter("unshare", "--mount", "sh", "-ec", script)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        until = time.monotonic() + _PATIENCE
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"the engine did not come up:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.05)
+        image = ["-H", f"unix://{self.socket}", "import", "-", "busybox:latest"]
+        subprocess.run([self.client, *image], input=_rootfs(), check=True, capture_output=True)
+
+    @staticmethod
+    def cgroup(directory: Path) -> str:
+        """The parent of the containers' control groups."""
+        return f"/arpipam-lab-{directory.parent.name}-{directory.name}"
+
+    def _answers(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(5)
+                sock.connect(str(self.socket))
+                sock.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                return b" 200 " in sock.recv(64)
+        except OSError:
+            return False
+
+
+def _rootfs() -> bytes:
+    """A root file system of Debian's busybox-static and a link for each of its applets, as a tar archive."""
+    applets = subprocess.run([_BUSYBOX, "--list"], check=True, text=True, capture_output=True).stdout.split()
+    data = BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for name in ("bin", "tmp", "etc", "proc", "sys", "dev"):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(folder)
+        program = tarfile.TarInfo("bin/busybox")
+        content = _BUSYBOX.read_bytes()
+        program.mode, program.size = 0o755, len(content)
+        tar.addfile(program, BytesIO(content))
+        for applet in applets:
+            if applet != "busybox":
+                link = tarfile.TarInfo(f"bin/{applet}")
+                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                tar.addfile(link)
+    return data.getvalue()

@@ -1,0 +1,166 @@
+"""Stations of the lab: plain kernels, and some that misbehave."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from arpipam import arp
+from arpipam.arp import ArpPacket
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from arpipam.lab.namespace import Namespace
+
+_ETH_P_ARP = 0x0806
+
+
+class Station:
+    """A station with `addresses` (each with its prefix, say 172.16.42.3/24; a `crowd` holds all of a prefix).
+
+    Without anything else the kernel answers for them. Otherwise a thread does: `slow` seconds late, after having been silent
+    to the first `deaf` questions for each address, for `everything`, or under another MAC at each answer (`shifting`).
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        addresses: Sequence[str],
+        *,
+        crowd: str = "",
+        slow: float = 0.0,
+        deaf: int = 0,
+        everything: bool = False,
+        shifting: bool = False,
+    ) -> None:
+        self.namespace = namespace
+        self.mac = namespace.run("cat", "/sys/class/net/eth0/address").strip()
+        self._answerer: _Answerer | None = None
+        if slow or deaf or everything or shifting:
+            with namespace.inside():
+                self._answerer = _Answerer(
+                    {int(ipaddress.IPv4Interface(address).ip) for address in addresses},
+                    arp.mac_bytes(self.mac),
+                    slow=slow,
+                    deaf=deaf,
+                    everything=everything,
+                    shifting=shifting,
+                )
+        else:
+            namespace.ip([f"addr add {address} dev eth0" for address in addresses])
+            if crowd:
+                namespace.run("ip", "route", "add", "local", crowd, "dev", "lo")
+
+    def ping(self, address: str, count: int = 1) -> bool:
+        """Whether a machine at that address answers within 2 s."""
+        words = self.namespace.enter("ping", "-c", str(count), "-W", "2", address)
+        return subprocess.run(words, check=False, capture_output=True).returncode == 0
+
+    def flood(self, seconds: float, rate: int, kind: str = "mixed") -> subprocess.Popen[bytes]:
+        """Send frames in a process of its own: `arp` (well-formed), `garbage`, or `mixed`, so many per second."""
+        words = [sys.executable, "-m", "arpipam.lab.stations", str(seconds), str(rate), kind]
+        return subprocess.Popen(self.namespace.enter(*words), stdout=subprocess.PIPE)
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Send these frames."""
+        with self.namespace.inside():
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        with sock:
+            sock.bind(("eth0", 0))
+            for frame in frames:
+                sock.send(frame)
+
+    def close(self) -> None:
+        """Stop answering."""
+        if self._answerer is not None:
+            self._answerer.close()
+            self._answerer = None
+
+
+class _Answerer:
+    """Answers ARP in the kernel's place."""
+
+    def __init__(
+        self, addresses: set[int], mac: bytes, *, slow: float, deaf: int, everything: bool, shifting: bool
+    ) -> None:
+        self._addresses = addresses
+        self._mac = mac
+        self._slow, self._deaf, self._everything, self._shifting = slow, deaf, everything, shifting
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ARP))
+        self._socket.bind(("eth0", _ETH_P_ARP))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._socket.close()
+
+    def _run(self) -> None:
+        asked: Counter[int] = Counter()
+        rng = random.Random(1)
+        waiting: list[tuple[float, int, bytes]] = []
+        while not self._stop.is_set():
+            timeout = min(0.1, max(0.0, waiting[0][0] - time.monotonic())) if waiting else 0.1
+            if select.select([self._socket], [], [], timeout)[0]:
+                packet = arp.dissect(self._socket.recv(128))
+                if isinstance(packet, ArpPacket) and packet.operation == arp.REQUEST:
+                    target = packet.target_ip
+                    if (self._everything or target in self._addresses) and packet.sender_ip != target:
+                        asked[target] += 1
+                        if asked[target] > self._deaf:
+                            mac = arp.random_mac(rng) if self._shifting else self._mac
+                            due = time.monotonic() + self._slow
+                            heappush(waiting, (due, asked.total(), arp.reply(mac, packet)))
+            while waiting and waiting[0][0] <= time.monotonic():
+                self._socket.send(heappop(waiting)[2])
+
+
+def _flood(seconds: float, rate: int, kind: str) -> int:
+    """Send until the time is over; the number of frames sent."""
+    rng = random.Random(7)
+    frames = []
+    for _ in range(4096):
+        good = arp.encode(
+            ArpPacket(
+                rng.choice([1, 2]),
+                arp.random_mac(rng),
+                rng.choice([0, 0xAC102A00 | rng.randrange(200, 255), rng.getrandbits(32)]),
+                rng.randbytes(6),
+                0xAC102A00 | rng.randrange(200, 255),
+                arp.random_mac(rng),
+                arp.BROADCAST,
+            )
+        )
+        if kind == "garbage" or (kind == "mixed" and rng.random() < 0.5):
+            cut = rng.choice([rng.randbytes(28), good[14:24], good[14:18] + rng.randbytes(20)])
+            good = good[:14] + cut
+        frames.append(good)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind(("eth0", 0))
+        start = time.monotonic()
+        sent = 0
+        while (passed := time.monotonic() - start) < seconds:
+            while sent < passed * rate:
+                try:
+                    sock.send(frames[sent % 4096])
+                except OSError:  # no room just now: the next turn tries again
+                    break
+                sent += 1
+            time.sleep(0.0005)
+    return sent
+
+
+if __name__ == "__main__":
+    print(_flood(float(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))  # noqa: T201 - the count is the output
