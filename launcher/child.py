@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -64,6 +65,24 @@ def run_child(words: Sequence[str], environment: Mapping[str, str], *, keep_open
         status = _look_at(child)
         if status is not None:
             return status
+
+
+class StandardInput:
+    """The input that we share with a child, which may have read from it before it failed."""
+
+    def __init__(self, descriptor: int = 0) -> None:
+        self._descriptor = descriptor
+        try:
+            self._mode = os.fstat(descriptor).st_mode
+            self._position = os.lseek(descriptor, 0, os.SEEK_CUR) if stat.S_ISREG(self._mode) else None
+        except OSError:  # closed
+            self._mode, self._position = 0, None
+
+    def rewind(self, *, untouched: bool) -> bool:
+        """Make it ready for a second child; whether that can be done: what was read from a pipe is gone."""
+        if self._position is not None:
+            os.lseek(self._descriptor, self._position, os.SEEK_SET)
+        return untouched or not (stat.S_ISFIFO(self._mode) or stat.S_ISSOCK(self._mode))
 
 
 def _pass_on(child: int, received: signal.struct_siginfo, passed: dict[int, float]) -> None:

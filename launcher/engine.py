@@ -58,7 +58,6 @@ class Container:
     lease: int | None
     addresses: frozenset[IPv4Address]
     """Those that it has and those that it will have when it starts, on all its networks."""
-    networks: frozenset[str]
 
 
 class Engine:
@@ -235,7 +234,6 @@ def _container(summary: dict[str, Any]) -> Container:
         running=summary["State"] in {"running", "paused", "restarting"},
         lease=int(label) if label.isdecimal() else None,
         addresses=frozenset(IPv4Address(text) for text in texts),
-        networks=frozenset(networks),
     )
 
 

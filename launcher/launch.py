@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,7 +19,7 @@ from arpipam.claim import ClaimState
 from arpipam.errors import AddressInUseError, InputError, PoolExhaustedError
 from arpipam.leases import SqliteLeaseStore
 from arpipam.netlink import facts
-from launcher.child import signals_held
+from launcher.child import StandardInput, signals_held
 from launcher.client import Client
 from launcher.errors import EngineError
 from launcher.handover import HandOver
@@ -196,7 +194,7 @@ class Launch:
             "--label",
             self._engine.label(claim.lease.id),
         ]
-        standard_input = _Input()
+        standard_input = StandardInput()
         hand_over = HandOver(self._engine, claim, audible=network.driver == "bridge")
         hand_over.start()
         try:
@@ -212,7 +210,7 @@ class Launch:
             if hand_over.error is not None:
                 complain(PROGRAM, str(hand_over.error), hand_over.error.exit_status)
 
-    def _settle(self, claim: Claim, status: int, hand_over: HandOver, standard_input: _Input) -> int | None:
+    def _settle(self, claim: Claim, status: int, hand_over: HandOver, standard_input: StandardInput) -> int | None:
         """Leave the lease as the container was left: it lasts as long as the container exists."""
         containers = self._engine.containers()
         mine = next((c for c in containers if self._engine.holds(c, claim.lease)), None)
@@ -248,23 +246,6 @@ class Launch:
             click.echo(json.dumps(line), err=True)
         elif state is ClaimState.CONFLICT:
             _tell(f"{claim.conflict} uses {claim.address} too and does not give it up; we no longer defend it")
-
-
-class _Input:
-    """Our standard input, which `docker run -i` may have read from before it failed."""
-
-    def __init__(self) -> None:
-        try:
-            self._mode = os.fstat(0).st_mode
-            self._position = os.lseek(0, 0, os.SEEK_CUR) if stat.S_ISREG(self._mode) else None
-        except OSError:  # closed
-            self._mode, self._position = 0, None
-
-    def rewind(self, *, untouched: bool) -> bool:
-        """Make it ready for a second `docker run`; whether that can be done: what was read from a pipe is gone."""
-        if self._position is not None:
-            os.lseek(0, self._position, os.SEEK_SET)
-        return untouched or not (stat.S_ISFIFO(self._mode) or stat.S_ISSOCK(self._mode))
 
 
 def _nothing() -> None:
