@@ -27,7 +27,7 @@ lint: install
 	$(BIN)/mypy
 
 demo: install
-	$(BIN)/python -m arpipam.lab.demo
+	$(BIN)/python -m launcher.demo
 
 # New versions of the dependencies, pinned with hashes.
 lock: install

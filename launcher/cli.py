@@ -59,7 +59,7 @@ class Output:
         table = Table(*(column.replace("_", " ") for column in self._columns), box=None, pad_edge=False)
         for texts in self._rows:
             table.add_row(*texts)
-        Console().print(table)
+        Console(emoji=False, markup=False).print(table)
 
 
 def _text(value: Any) -> str:

@@ -26,14 +26,14 @@ def owner_of(pid: int) -> str:
 def is_alive(owner: str) -> bool:
     """Whether that process still runs."""
     try:
-        return owner_of(int(owner.split()[0])) == owner
+        return owner_of(int(owner.split(maxsplit=1)[0])) == owner
     except (OSError, ValueError, IndexError):
         return False
 
 
 def remove(lab: str) -> None:
     """Remove everything of the lab with this id; what is gone already is no fault."""
-    spaces = [path for path in _NETNS.glob(f"{PREFIX}{lab}-*")] if _NETNS.exists() else []
+    spaces = list(_NETNS.glob(f"{PREFIX}{lab}-*")) if _NETNS.exists() else []
     _kill(spaces)
     for space in spaces:
         with suppress(RuntimeError):

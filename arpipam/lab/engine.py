@@ -21,7 +21,7 @@ _BUSYBOX = Path("/bin/busybox")
 
 
 class Engine:
-    """dockerd with folders and a socket of its own; in a mount namespace, so that /run/docker is its own too."""
+    """dockerd with folders and a socket of its own, in a mount namespace, so that /run/docker is its own too."""
 
     def __init__(self, namespace: Namespace, directory: Path, client: str | None) -> None:
         self.client = client or (CLIENTS[-1] if CLIENTS else "docker")

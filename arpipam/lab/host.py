@@ -46,6 +46,7 @@ class Host:
         self._wire: Wire | None = None
         self._underlay: tuple[Wire, str] | None = None
         self._tunnel = ""
+        self._machines = 0
 
     @property
     def env(self) -> dict[str, str]:
@@ -56,9 +57,22 @@ class Host:
             env |= self.engine.env
         return env
 
-    def plug(self, wire: Wire) -> None:
+    def join(self, wire: Wire) -> None:
         """The bridge gets a port on this wire."""
         self._wire = wire
+
+    def plug(self, other: Namespace, interface: str) -> None:
+        """Plug a machine into the bridge, as a virtual machine on this host would be: `interface` is its end."""
+        port = f"m{self._machines}"
+        self._machines += 1
+        mtu = MTU if self._underlay else 1500
+        self.namespace.ip(
+            [
+                f"link add {port} mtu {mtu} type veth peer name {interface} netns {other.name}",
+                f"link set {port} master {self.bridge} up",
+            ]
+        )
+        other.ip([f"link set {interface} mtu {mtu} up"])
 
     def tunnel(self, underlay: Wire, underlay_address: str, kind: str) -> None:
         """The bridge reaches the other hosts by Open vSwitch and tunnels over this wire."""

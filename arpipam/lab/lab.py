@@ -82,7 +82,7 @@ class Lab:
         directory.mkdir()
         host = Host(name, self.namespace(name), directory, address=address, bridge=bridge, engine=engine, client=client)
         if wire is not None:
-            host.plug(wire)
+            host.join(wire)
         if underlay is not None:
             host.tunnel(underlay, underlay_address, tunnel)
             self._underlay[name] = underlay_address.partition("/")[0]
@@ -118,10 +118,13 @@ class Lab:
         self.start()
         return first, second, underlay
 
-    def station(self, name: str, wire: Wire, *addresses: str, **behaviour: Any) -> stations.Station:
-        """A machine that nobody told Docker about: a plain kernel with these addresses, or one that misbehaves."""
+    def station(self, name: str, on: Wire | Host, *addresses: str, **behaviour: Any) -> stations.Station:
+        """A machine that nobody told Docker about, on a wire or on a host's bridge (which must be up).
+
+        It is a plain kernel with these addresses, or one that misbehaves (see Station).
+        """
         namespace = self.namespace(name)
-        wire.plug(namespace, "eth0")
+        on.plug(namespace, "eth0")
         station = stations.Station(namespace, addresses, **behaviour)
         self._stack.callback(station.close)
         return station

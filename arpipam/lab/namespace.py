@@ -21,7 +21,8 @@ def sh(*words: str, **options: Any) -> str:
     done = subprocess.run(words, check=False, text=True, capture_output=True, **options)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)}: exit {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
+    output: str = done.stdout
+    return output
 
 
 class Namespace:
@@ -32,7 +33,8 @@ class Namespace:
         self.path = Path("/run/netns") / name
         sh("ip", "netns", "add", name)
         self.shell(
-            "ip link set lo up; sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1"
+            "ip link set lo up; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.disable_ipv6=1 "
+            "net.ipv6.conf.default.disable_ipv6=1"
         )
 
     def enter(self, *words: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import random
 import select
 import socket
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from arpipam import arp
 from arpipam.arp import ArpPacket
+from arpipam.lab.capture import who_has
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +30,9 @@ _ETH_P_ARP = 0x0806
 class Station:
     """A station with `addresses` (each with its prefix, say 172.16.42.3/24; a `crowd` holds all of a prefix).
 
-    Without anything else the kernel answers for them. Otherwise a thread does: `slow` seconds late, after having been silent
-    to the first `deaf` questions for each address, for `everything`, or under another MAC at each answer (`shifting`).
+    Without anything else the kernel answers for them. Otherwise a thread does: `slow` seconds late, after having been
+    silent to the first `deaf` questions for each address, for `everything`, or under another MAC at each answer
+    (`shifting`).
     """
 
     def __init__(
@@ -44,7 +47,8 @@ class Station:
         shifting: bool = False,
     ) -> None:
         self.namespace = namespace
-        self.mac = namespace.run("cat", "/sys/class/net/eth0/address").strip()
+        [link] = json.loads(namespace.run("ip", "-j", "link", "show", "eth0"))
+        self.mac: str = link["address"]
         self._answerer: _Answerer | None = None
         if slow or deaf or everything or shifting:
             with namespace.inside():
@@ -60,6 +64,10 @@ class Station:
             namespace.ip([f"addr add {address} dev eth0" for address in addresses])
             if crowd:
                 namespace.run("ip", "route", "add", "local", crowd, "dev", "lo")
+
+    def who_has(self, address: str) -> set[str]:
+        """The MACs that answer for an address, asked from here."""
+        return who_has(self.namespace, "eth0", address)
 
     def ping(self, address: str, count: int = 1) -> bool:
         """Whether a machine at that address answers within 2 s."""
@@ -143,7 +151,7 @@ def _flood(seconds: float, rate: int, kind: str) -> int:
                 arp.BROADCAST,
             )
         )
-        if kind == "garbage" or (kind == "mixed" and rng.random() < 0.5):
+        if kind == "garbage" or (kind == "mixed" and rng.getrandbits(1)):
             cut = rng.choice([rng.randbytes(28), good[14:24], good[14:18] + rng.randbytes(20)])
             good = good[:14] + cut
         frames.append(good)

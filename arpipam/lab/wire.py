@@ -7,26 +7,27 @@ import socket
 import threading
 import time
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol
 
-from arpipam import arp
-from arpipam.arp import ArpPacket
+from arpipam.lab.capture import ETH_P_ALL, PACKET_ADD_MEMBERSHIP, SOL_PACKET, Capture, promiscuous, who_has
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import TracebackType
-
     from arpipam.lab.namespace import Namespace
 
-_ETH_P_ALL = 3
 _BRIDGE = "wire"
+
+
+class Plugged(Protocol):
+    """A host or a station."""
+
+    namespace: Namespace
 
 
 class Wire:
     """A bridge in a namespace of its own; each host is plugged into a port.
 
-    `loss` is the percentage of frames that are lost on their way to each receiver, so that a question and its answer are
-    lost independently.
+    `loss` is the percentage of frames that are lost on their way to each receiver, so that a question and its answer
+    are lost independently.
     """
 
     def __init__(self, namespace: Namespace, *, mtu: int = 1500) -> None:
@@ -65,19 +66,19 @@ class Wire:
         self._loss = percent
         self._apply()
 
-    def cut(self, *hosts: Namespace) -> None:
+    def cut(self, *hosts: Plugged) -> None:
         """Nothing passes to or from these any more; their link stays up, as behind a dead tunnel."""
-        self._cut |= {self._ports[host] for host in hosts}
+        self._cut |= {self._ports[host.namespace] for host in hosts}
         self._apply()
 
-    def heal(self, *hosts: Namespace) -> None:
+    def heal(self, *hosts: Plugged) -> None:
         """What was cut (default: all) carries frames again."""
-        self._cut -= {self._ports[host] for host in hosts or self._ports}
+        self._cut -= {self._ports[host.namespace] for host in hosts} if hosts else set(self._cut)
         self._apply()
 
-    def delay(self, host: Namespace, seconds: float) -> None:
+    def delay(self, host: Plugged, seconds: float) -> None:
         """Each frame to and from this host takes so much longer."""
-        port = self._ports[host]
+        port = self._ports[host.namespace]
         if port not in self._relays:
             near, far = f"{port}a", f"{port}b"
             self.namespace.ip(
@@ -92,22 +93,9 @@ class Wire:
                 self._relays[port] = _Relay(port, near)
         self._relays[port].seconds = seconds
 
-    def who_has(self, address: str, timeout: float = 0.3, tries: int = 3) -> set[str]:
-        """The MACs that answer for an address, asked by an ordinary request from a station of its own on the wire."""
-        target = int.from_bytes(socket.inet_aton(address), "big")
-        own = bytes.fromhex("02a1b2c3d4e5")
-        question = arp.probe(own, target)
-        found: set[str] = set()
-        with self.capture() as capture:
-            for _ in range(tries):
-                capture.socket.send(question)
-                until = time.monotonic() + timeout
-                while (left := until - time.monotonic()) > 0:
-                    select.select([capture.socket], [], [], left)
-                    for _, packet in capture.read():
-                        if packet.operation == arp.REPLY and packet.sender_ip == target and packet.target_mac == own:
-                            found.add(arp.mac_text(packet.sender_mac))
-        return found
+    def who_has(self, address: str) -> set[str]:
+        """The MACs that answer for an address, asked from the wire itself."""
+        return who_has(self.namespace, _BRIDGE, address)
 
     def capture(self) -> Capture:
         """Record the ARP packets on the wire from now on."""
@@ -127,48 +115,17 @@ class Wire:
             rules += [f"iifname {ports} drop", f"oifname {ports} drop"]
         if self._loss:
             rules.append(f"numgen random mod 1000 < {round(self._loss * 10)} drop")
-        chain = "chain faults { type filter hook forward priority 0; " + "; ".join(rules) + " }"
-        table = f"table bridge faults {{ {chain} }}" if rules else ""
-        self.namespace.run("nft", "-f", "-", input=f"table bridge faults\ndelete table bridge faults\n{table}\n")
-
-
-class Capture:
-    """ARP packets with the time at which they were read (seconds, monotonic)."""
-
-    def __init__(self, interface: str) -> None:
-        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(_ETH_P_ALL))
-        self.socket.setsockopt(socket.SOL_SOCKET, 33, 64 * 1024 * 1024)
-        self.socket.bind((interface, _ETH_P_ALL))
-        self.socket.setsockopt(263, 1, self.socket.getsockname()[0] and _promiscuous(interface))
-        self.packets: list[tuple[float, ArpPacket]] = []
-
-    def read(self) -> Iterable[tuple[float, ArpPacket]]:
-        """What has come since the last call; it is also kept in `packets`."""
-        new: list[tuple[float, ArpPacket]] = []
-        while True:
-            try:
-                frame = self.socket.recv(2048)
-            except BlockingIOError:
-                break
-            packet = arp.dissect(frame)
-            if isinstance(packet, ArpPacket):
-                new.append((time.monotonic(), packet))
-        self.packets += new
-        return new
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.read()
-        self.socket.close()
-
-
-def _promiscuous(interface: str) -> bytes:
-    index = socket.if_nametoindex(interface)
-    return index.to_bytes(4, "little") + (1).to_bytes(2, "little") + bytes(10)
+        lines = ["table bridge faults", "delete table bridge faults"]
+        if rules:
+            lines += [
+                "table bridge faults {",
+                "chain faults {",
+                "type filter hook forward priority 0",
+                *rules,
+                "}",
+                "}",
+            ]
+        self.namespace.run("nft", "-f", "-", input="\n".join(lines) + "\n")
 
 
 class _Relay:
@@ -178,9 +135,9 @@ class _Relay:
         self.seconds = 0.0
         self._sockets = []
         for interface in (one, other):
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-            sock.bind((interface, _ETH_P_ALL))
-            sock.setsockopt(263, 1, _promiscuous(interface))
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            sock.bind((interface, ETH_P_ALL))
+            sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, promiscuous(interface))
             self._sockets.append(sock)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"relay {one}", daemon=True)
