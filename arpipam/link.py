@@ -18,79 +18,94 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+# linux/if_packet.h, linux/if_ether.h and asm-generic/socket.h, as far as Python's socket module lacks them
 _ETH_P_ALL = 0x0003
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP, _PACKET_MR_PROMISC = 1, 1
 _PACKET_STATISTICS = 6
 _SO_ATTACH_FILTER = 26
 _SO_RCVBUFFORCE = 33
+
 _RECEIVE_BUFFER = 64 * 1024 * 1024
 """Room for the answers of a /16 at once; the kernel counts some 800 bytes for each, and takes only what is used."""
 _SNAP = 128
-_SEND_RETRIES = 3
-_STP_POLL = 0.25
+"""Bytes of a frame that are kept: ARP needs 42."""
+_NO_ROOM = (errno.ENOBUFS, errno.EAGAIN)
+_SEND_PAUSES = (0.0, 0.0001, 0.0005)
+"""Seconds before each new try of a frame that the kernel had no room for."""
+_POLL = 0.05
+"""Seconds between two looks at what is waited for."""
+_SETTLE = 2.0
+"""Seconds that a link which has just been joined or switched on gets to have a carrier."""
+_PATIENCE = 0.3
+"""Seconds that an engine gets to finish plugging in a container."""
 
-# linux/filter.h: ldh [12]; jne #0x806; ldb vlan_tag_present; jne #0; ret #128; ret #0
+# ldh [12]; jne #0x806, drop; ldb vlan_avail; jeq #0, take; ldh vlan_tci; jset #0xfff, drop;
+# take: ret #128; drop: ret #0
+_SKF_AD_OFF, _SKF_AD_VLAN_TAG, _SKF_AD_VLAN_TAG_PRESENT = 0xFFFFF000, 44, 48
 _ARP_UNTAGGED = (
     (0x28, 0, 0, 12),
-    (0x15, 0, 3, 0x0806),
-    (0x30, 0, 0, 0xFFFFF000 + 48),
-    (0x15, 0, 1, 0),
+    (0x15, 0, 5, 0x0806),
+    (0x30, 0, 0, _SKF_AD_OFF + _SKF_AD_VLAN_TAG_PRESENT),
+    (0x15, 2, 0, 0),
+    (0x28, 0, 0, _SKF_AD_OFF + _SKF_AD_VLAN_TAG),
+    (0x45, 1, 0, 0x0FFF),
     (0x06, 0, 0, _SNAP),
     (0x06, 0, 0, 0),
 )
-_NOTHING = ((0x06, 0, 0, 0),)
-
-_GONE = {errno.ENODEV, errno.ENXIO}
+"""ARP of no VLAN: without a tag, or with one that only gives a priority (VLAN 0), which hosts take for untagged."""
 
 
 class Link:
     """An interface, opened for ARP: every untagged ARP frame on the link is received, but never our own.
 
-    The socket takes all protocols and lets the kernel filter, since only so does it hear what other processes of this host
-    send. It is promiscuous, since the answers to our probes go to a MAC that the interface does not have (yet).
+    The socket takes all protocols and lets the kernel filter, since only so does it hear what other processes of this
+    host send. It is promiscuous, since the answers to our probes go to a MAC that the interface does not have (yet).
 
     `stp_timeout` bounds the wait for bridge ports that STP still holds, in seconds; `progress` is told of such a wait.
-    Raises InputError (no such interface) and LinkError (down, gone, without ARP, not permitted).
+    Raises InputError (no such interface, or a port of a bridge) and LinkError (down, no carrier, no ARP, not
+    permitted).
     """
 
     def __init__(
         self, interface: str, *, stp_timeout: float = 35.0, progress: Callable[[str], None] | None = None
     ) -> None:
-        self.interface = interface
         facts = netlink.facts(interface)
+        self.interface = interface
         self.index = facts.index
         self.mac = facts.mac
         self.prefixes = facts.prefixes
+        """The IPv4 addresses of this interface."""
         self.local_addresses = facts.local_addresses
+        """Those of all interfaces of this network namespace."""
         self.local_macs = facts.local_macs
         self.gateways = facts.gateways
+        """Next hops that are routed over this interface."""
         self.neighbours = facts.neighbours
+        """Stations on it that the kernel has spoken with."""
         self._is_bridge = facts.is_bridge
-        if facts.is_bridge:
-            self._wait_for_ports(stp_timeout, progress)
+        self._settle(stp_timeout, progress)
         self._socket = self._open()
+        self._transmit = self._socket.send
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self._wake_fd: int | None = None
 
     def _open(self) -> socket.socket:
         try:
+            # protocol 0 receives nothing until the socket is bound, so that no frame ever passes by the filter
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
-        except PermissionError:
-            raise LinkError(
-                f"{self.interface}: raw frames are not permitted; run as root, or with CAP_NET_RAW"
-            ) from None
+        except OSError as error:
+            raise self._trouble(error) from None
         try:
-            _attach(sock, _NOTHING)  # until the real one is there, so that nothing else ever gets in
+            _attach(sock, _ARP_UNTAGGED)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-            except PermissionError:
+            except PermissionError:  # needs CAP_NET_ADMIN; without it, as much as net.core.rmem_max allows
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             membership = struct.pack("iHH8s", self.index, _PACKET_MR_PROMISC, 0, b"")
             sock.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
             sock.bind((self.interface, _ETH_P_ALL))
-            _attach(sock, _ARP_UNTAGGED)
         except OSError as error:
             sock.close()
             raise self._trouble(error) from None
@@ -105,28 +120,44 @@ class Link:
         return self._socket.fileno()
 
     def send(self, frame: bytes) -> bool:
-        """Send a frame; False when the kernel has no room for it just now. Raises LinkError when the link is down or gone."""
-        for _ in range(_SEND_RETRIES):
+        """Send a frame; False when the kernel has no room for it just now.
+
+        Raises LinkError when the link is down or gone.
+        """
+        try:
+            self._transmit(frame)
+        except OSError as error:
+            return self._send_again(frame, error)
+        return True
+
+    def _send_again(self, frame: bytes, error: OSError) -> bool:
+        """Try a few times more, for a millisecond at most."""
+        for pause in _SEND_PAUSES:
+            if error.errno not in _NO_ROOM:
+                raise self._trouble(error, self._socket) from None
+            time.sleep(pause)
             try:
-                self._socket.send(frame)
-            except OSError as error:
-                if error.errno not in {errno.ENOBUFS, errno.EAGAIN}:
-                    raise self._trouble(error) from None
+                self._transmit(frame)
+            except OSError as again:
+                error = again
             else:
                 return True
         return False
 
     def receive(self, limit: int = 4096) -> list[bytes]:
-        """The frames that have arrived, `limit` at most; never waits. Raises LinkError when the link is down or gone."""
+        """The frames that have arrived, `limit` at most; never waits.
+
+        Raises LinkError when the link is down or gone.
+        """
         frames: list[bytes] = []
         receive = self._socket.recv
         try:
             for _ in range(limit):
-                frames.append(receive(_SNAP))
+                frames.append(receive(_SNAP))  # noqa: PERF401 - what came before the exception is kept
         except BlockingIOError:
             pass
         except OSError as error:
-            raise self._trouble(error) from None
+            raise self._trouble(error, self._socket) from None
         return frames
 
     def drops(self) -> int:
@@ -135,15 +166,29 @@ class Link:
         return int(dropped)
 
     def wait(self, timeout: float | None, wake_fd: int | None = None) -> None:
-        """Wait until a frame or a byte on `wake_fd` arrives, at most `timeout` seconds (None: for ever)."""
-        if wake_fd != self._wake_fd and wake_fd is not None:
-            self._poll.register(wake_fd, select.POLLIN)
+        """Wait until a frame arrives or `wake_fd` can be read, at most `timeout` seconds (None: for ever).
+
+        A signal does not end it, and a link that goes down does: `receive` tells.
+        """
+        if wake_fd != self._wake_fd:
+            if self._wake_fd is not None:
+                self._poll.unregister(self._wake_fd)
+            if wake_fd is not None:
+                self._poll.register(wake_fd, select.POLLIN)
             self._wake_fd = wake_fd
-        self._poll.poll(None if timeout is None else timeout * 1000)
+        self._poll.poll(None if timeout is None else max(0.0, timeout * 1000))  # below 0, poll waits for ever
 
     def plainly_alone(self) -> bool:
-        """Whether nobody outside of this host can be on the link: a bridge with no port, or only ports to local containers."""
-        return self._is_bridge and netlink.ends_here(self.index)
+        """Whether the link plainly has no other end: a bridge whose ports, if any, all lead to containers of this host.
+
+        Any doubt means no.
+        """
+        if not self._is_bridge:
+            return False
+        until = self.now() + _PATIENCE
+        while (alone := netlink.ends_here(self.index)) is None and self.now() < until:
+            time.sleep(_POLL)
+        return alone is True
 
     def close(self) -> None:
         """Close the socket; the interface leaves promiscuous mode by itself."""
@@ -157,28 +202,50 @@ class Link:
     ) -> None:
         self.close()
 
-    def _wait_for_ports(self, timeout: float, progress: Callable[[str], None] | None) -> None:
-        """A port in STP's listening or learning state swallows probes, for up to 30 s after it came up (IEEE 802.1D)."""
-        until = self.now() + timeout
-        told = False
-        while held := netlink.held_ports(self.index):
-            if self.now() >= until:
-                raise LinkError(
-                    f"{self.interface}: spanning tree still holds port {', '.join(held)}; wait until it forwards, or switch STP off"
-                )
-            if progress is not None and not told:
-                progress(f"{self.interface}: waiting for spanning tree to open port {', '.join(held)}")
-                told = True
-            time.sleep(_STP_POLL)
+    def _settle(self, stp_timeout: float, progress: Callable[[str], None] | None) -> None:
+        """Wait until frames can leave: an interface that has just been switched on needs a moment for that.
 
-    def _trouble(self, error: OSError) -> LinkError:
+        A bridge port in STP's listening or learning state swallows probes, up to 30 s after it came up (IEEE 802.1D),
+        and the bridge has no carrier before its first port forwards. A bridge without ports needs none.
+        """
+        started = open_since = self.now()
+        told = False
+        while True:
+            state = netlink.condition(self.index)
+            if state is None:
+                raise netlink.gone(self.interface)
+            if not state.up:
+                raise netlink.down(self.interface)
+            now = self.now()
+            if state.held:
+                open_since = now
+                ports = ", ".join(state.held)
+                if now - started >= stp_timeout:
+                    raise LinkError(
+                        f"{self.interface}: spanning tree (STP) has held port {ports} for {stp_timeout:g} s; "
+                        "try again when it forwards, or switch STP off"
+                    )
+                if progress is not None and not told:
+                    told = True
+                    progress(f"{self.interface}: waiting for spanning tree (STP) to open port {ports}")
+            elif state.open:
+                return
+            elif now - open_since >= _SETTLE:
+                raise LinkError(
+                    f"{self.interface} has no carrier: plug it in, or bring up what is at the other end"
+                    + (" of a port of it" if self._is_bridge else "")
+                )
+            time.sleep(_POLL)
+
+    def _trouble(self, error: OSError, bound: socket.socket | None = None) -> LinkError:
+        """What an error of the socket means; `bound` is asked whether its interface is still there."""
+        if error.errno in {errno.ENODEV, errno.ENXIO} or (bound is not None and not bound.getsockname()[0]):
+            return netlink.gone(self.interface)
         if error.errno == errno.ENETDOWN:
-            return LinkError(f"{self.interface} is down; bring it up: ip link set {self.interface} up")
-        if error.errno in _GONE:
-            return LinkError(f"{self.interface} is gone; was it removed or moved to another namespace?")
+            return netlink.down(self.interface)
         if error.errno in {errno.EPERM, errno.EACCES}:
-            return LinkError(f"{self.interface}: not permitted; run as root, or with CAP_NET_RAW")
-        return LinkError(f"{self.interface}: {os.strerror(error.errno or 0)}")
+            return LinkError(f"{self.interface}: raw frames are not permitted; run as root or with CAP_NET_RAW")
+        return LinkError(f"{self.interface}: {os.strerror(error.errno or 0)}; is this a plain Linux network interface?")
 
 
 def _attach(sock: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:

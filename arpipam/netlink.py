@@ -1,24 +1,35 @@
-"""What the kernel knows of this host and its links, asked by netlink (pyroute2)."""
+"""What the kernel knows of this host and its links, asked over netlink (pyroute2)."""
 
 from __future__ import annotations
 
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from socket import AF_INET
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyroute2 import IPRoute, netns
+from pyroute2 import IPRoute, NetlinkError, netns
 
 from arpipam.errors import InputError, LinkError
 
-ARPHRD_ETHER = 1
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_ARPHRD_ETHER = 1
 _IFF_UP, _IFF_LOOPBACK, _IFF_NOARP = 0x1, 0x8, 0x80
-_LISTENING, _LEARNING = 1, 2
+_IFF_PASSES = 0x40 | 0x10000
+"""IFF_RUNNING and IFF_LOWER_UP: each lags behind the other for up to a second."""
+_HELD, _FORWARDING = (1, 2), 3
+"""BR_STATE_LISTENING and LEARNING, and BR_STATE_FORWARDING (linux/if_bridge.h)."""
 _USABLE_NEIGHBOUR = 0x02 | 0x04 | 0x08 | 0x10 | 0x80
 """NUD_REACHABLE, STALE, DELAY, PROBE and PERMANENT (linux/neighbour.h)."""
+_MASTERS = ("bridge", "bond", "team")
+"""What takes a port's frames to itself, so that it has to be asked instead of the port."""
+_NLM_F_DUMP_INTR = 0x10
+_DUMP_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -35,59 +46,121 @@ class Facts:
     neighbours: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Condition:
+    """Whether an interface can carry a frame at this moment."""
+
+    up: bool
+    """By the administrator's will."""
+    open: bool
+    """Frames get through: there is a carrier. Of a bridge: it has no port, or one that forwards."""
+    held: tuple[str, ...]
+    """The ports that STP holds in listening or learning, where they pass nothing on."""
+
+
 def facts(interface: str) -> Facts:
     """Ask for everything about an interface.
 
-    Raises InputError where there is none of that name, or where its bridge is meant, and LinkError where it carries no ARP.
+    Raises InputError where there is none of that name or where it is the port of another, LinkError where it cannot
+    carry ARP.
     """
-    with IPRoute() as ipr:
-        links = list(ipr.get_links())
+    with IPRoute(strict_check=True) as ipr:  # strict: the kernel picks the routes, of which there may be a million
+        links = _dump(ipr.get_links)
         link = next((link for link in links if link.get("ifname") == interface), None)
         if link is None:
-            names = ", ".join(sorted(link.get("ifname") for link in links))
-            raise InputError(f"no interface {interface!r} here; there are {names}")
+            raise _missing(interface, links)
         _check(interface, link, links)
         index = link["index"]
         addresses = [
-            (a["index"], IPv4Interface(f"{a.get('local')}/{a['prefixlen']}")) for a in ipr.get_addr(family=AF_INET)
+            (address["index"], IPv4Interface(f"{address.get('local')}/{address['prefixlen']}"))
+            for address in _dump(ipr.get_addr, family=AF_INET)
         ]
-        gateways = [r.get("gateway") for r in ipr.get_routes(family=AF_INET, oif=index) if r.get("gateway")]
-        neighbours = [
-            n.get("dst")
-            for n in ipr.get_neighbours(family=AF_INET, ifindex=index)
-            if n["state"] & _USABLE_NEIGHBOUR and n.get("lladdr")
-        ]
-    macs = (link.get("address") for link in links if link["ifi_type"] == ARPHRD_ETHER and link.get("address"))
+        routes = _dump(ipr.route, "dump", family=AF_INET, oif=index, dump_filter=_every)
+        neighbours = _dump(ipr.get_neighbours, family=AF_INET)
+    macs = (_mac(link) for link in links if link["ifi_type"] == _ARPHRD_ETHER)
     return Facts(
         index=index,
-        mac=bytes.fromhex(link.get("address").replace(":", "")),
+        mac=_mac(link),
         is_bridge=_kind(link) == "bridge",
         prefixes=tuple(address for at, address in addresses if at == index),
         local_addresses=frozenset(int(address.ip) for _, address in addresses),
-        local_macs=frozenset(bytes.fromhex(mac.replace(":", "")) for mac in macs),
-        gateways=tuple(dict.fromkeys(int(IPv4Address(gateway)) for gateway in gateways)),
-        neighbours=tuple(dict.fromkeys(int(IPv4Address(neighbour)) for neighbour in neighbours)),
+        local_macs=frozenset(mac for mac in macs if any(mac)),
+        gateways=_numbers(gateway for route in routes for gateway in _gateways(route, index)),
+        neighbours=_numbers(
+            neighbour.get("dst")
+            for neighbour in neighbours
+            if neighbour["ifindex"] == index and neighbour["state"] & _USABLE_NEIGHBOUR and neighbour.get("lladdr")
+        ),
     )
 
 
+def condition(index: int) -> Condition | None:
+    """Whether the interface can carry a frame now; None when it is gone."""
+    with IPRoute() as ipr:
+        links = _dump(ipr.get_links)
+    link = _by_index(links, index)
+    if link is None:
+        return None
+    passes = link["flags"] & _IFF_PASSES == _IFF_PASSES
+    states = {}
+    if _kind(link) == "bridge":
+        states = {port.get("ifname"): _port_state(port) for port in links if port.get("master") == index}
+        # without ports, a bridge has a carrier before it ever had one and none afterwards; a port that is dead from the
+        # start leaves it the first
+        passes = (passes and _FORWARDING in states.values()) if states else True
+    held = tuple(name for name, state in states.items() if state in _HELD)
+    return Condition(up=bool(link["flags"] & _IFF_UP), open=passes, held=held)
+
+
+def down(interface: str) -> LinkError:
+    """The error of an interface that is switched off."""
+    return LinkError(f"{interface} is down; bring it up: ip link set {interface} up")
+
+
+def gone(interface: str) -> LinkError:
+    """The error of an interface that was there."""
+    return LinkError(
+        f"{interface} is gone: it was removed, or moved to another namespace; make it again, then try again"
+    )
+
+
+def _missing(interface: str, links: list[Any]) -> InputError:
+    usable = sorted(
+        link.get("ifname")
+        for link in links
+        if link["ifi_type"] == _ARPHRD_ETHER and not link["flags"] & _IFF_NOARP and link.get("master") is None
+    )
+    there = f"choose one of: {', '.join(usable)}" if usable else "and none that could be used; make one first"
+    return InputError(f"no interface {interface!r} here; {there}")
+
+
 def _check(interface: str, link: Any, links: list[Any]) -> None:
-    if link["flags"] & _IFF_LOOPBACK or link["flags"] & _IFF_NOARP:
-        raise LinkError(
-            f"{interface} carries no ARP (loopback or NOARP), so nothing can be probed there; choose another"
-        )
-    if link["ifi_type"] != ARPHRD_ETHER:
-        raise LinkError(f"{interface} is no Ethernet interface (type {link['ifi_type']}); choose one that is")
-    master = link.get("master")
-    if master is not None:
-        bridge = next((other for other in links if other["index"] == master), None)
-        if bridge is not None and _kind(bridge) == "bridge":
-            raise InputError(
-                f"{interface} is a port of the bridge {bridge.get('ifname')}: use --interface {bridge.get('ifname')}"
-            )
+    if link["flags"] & (_IFF_LOOPBACK | _IFF_NOARP):
+        raise LinkError(f"{interface} carries no ARP (loopback or NOARP), so nothing can be probed there; use another")
+    if link["ifi_type"] != _ARPHRD_ETHER:
+        raise LinkError(f"{interface} is no Ethernet interface (hardware type {link['ifi_type']}); use one that is")
+    master = _by_index(links, link.get("master"))
+    if master is not None and (kind := _kind(master)) in _MASTERS:
+        raise InputError(f"{interface} is a port of {master.get('ifname')}; use the {kind}: {master.get('ifname')}")
     if not link["flags"] & _IFF_UP:
-        raise LinkError(f"{interface} is down; bring it up: ip link set {interface} up")
-    if not link.get("carrier") and _kind(link) != "bridge":
-        raise LinkError(f"{interface} has no carrier: nothing is plugged in, or the other end is down")
+        raise down(interface)
+
+
+def _gateways(route: Any, index: int) -> list[Any]:
+    """The next hops of a route that are reached over the interface."""
+    hops = route.get("multipath")
+    if hops:
+        return [hop.get("gateway") for hop in hops if hop["oif"] == index]
+    return [route.get("gateway")]
+
+
+def _numbers(addresses: Any) -> tuple[int, ...]:
+    """Each of the addresses that are there, once."""
+    return tuple(dict.fromkeys(int(IPv4Address(address)) for address in addresses if address))
+
+
+def _mac(link: Any) -> bytes:
+    return bytes.fromhex((link.get("address") or "").replace(":", ""))
 
 
 def _kind(link: Any) -> str | None:
@@ -95,78 +168,108 @@ def _kind(link: Any) -> str | None:
     return None if info is None else info.get("kind")
 
 
-def held_ports(bridge: int) -> list[str]:
-    """The bridge's ports that STP holds in listening or learning, where they pass nothing on."""
-    with IPRoute() as ipr:
-        held = []
-        for port in ipr.get_links(master=bridge):
-            info = port.get("linkinfo")
-            data = info.get("slave_data") if info is not None else None
-            if data is not None and data.get("state") in (_LISTENING, _LEARNING):
-                held.append(port.get("ifname"))
-        return held
+def _port_state(port: Any) -> int | None:
+    info = port.get("linkinfo")
+    data = None if info is None else info.get("slave_data")
+    return None if data is None else data.get("state")
 
 
-def ends_here(bridge: int) -> bool:
-    """Whether the bridge plainly leads nowhere else: each port is a veth to a namespace of this host where it just ends."""
-    with IPRoute() as ipr:
-        ports = list(ipr.get_links(master=bridge))
-        if not ports:
-            return True
-        if any(_kind(port) != "veth" or port.get("link_netnsid") is None for port in ports):
-            return False
-        wanted = {port.get("link_netnsid") for port in ports}
-        spaces = _namespaces(ipr, wanted)
-    return all(_is_end(spaces.get(port.get("link_netnsid")), port.get("link")) for port in ports)
+def _by_index(links: list[Any], index: int | None) -> Any:
+    return next((link for link in links if link["index"] == index), None)
 
 
-def _namespaces(ipr: Any, wanted: set[int]) -> dict[int, str]:
-    """A path to each of the wanted namespaces, by the number that this namespace knows it by."""
-    found: dict[int, str] = {}
-    seen: set[int] = set()
-    paths = [*Path("/proc").glob("[0-9]*/ns/net"), *Path("/run/netns").glob("*"), *Path("/run/docker/netns").glob("*")]
-    for path in paths:
-        try:
-            inode = path.stat().st_ino
-            if inode in seen:
-                continue
-            seen.add(inode)
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            continue  # gone meanwhile
-        try:
-            for answer in ipr.get_netnsid(fd=fd):
-                if answer["nsid"] in wanted:
-                    found[answer["nsid"]] = str(path)
-        except Exception:  # noqa: BLE001, S112 - a namespace that cannot be asked is one that we do not know
-            continue
-        finally:
-            os.close(fd)
-        if wanted == found.keys():
+def _every(_: Any) -> bool:
+    """The kernel has picked already."""
+    return True
+
+
+def _dump(method: Callable[..., Any], *words: Any, **filters: Any) -> list[Any]:
+    """All that the kernel tells, again when it changed on the way: an entry can be missing then (linux/netlink.h)."""
+    for _ in range(_DUMP_TRIES):
+        messages = list(method(*words, **filters))
+        if not any(message["header"]["flags"] & _NLM_F_DUMP_INTR for message in messages):
             break
+    return messages
+
+
+# Whether a bridge leads anywhere else.
+
+
+def ends_here(bridge: int) -> bool | None:
+    """Whether the bridge plainly leads nowhere: each port is a veth to another namespace of this host and ends there.
+
+    None where that cannot be told at this moment, since the other end of a port seems to be on its way: an engine makes
+    it here, moves it, and configures it last.
+    """
+    with ExitStack() as stack:
+        ipr = stack.enter_context(IPRoute())
+        links = _dump(ipr.get_links)
+        device = _by_index(links, bridge)
+        ports = [link for link in links if link.get("master") == bridge]
+        if device is None or device.get("master") is not None or _carries_others(links, bridge):
+            return False
+        if any(_kind(port) != "veth" or not _may_end(port, links) for port in ports):
+            return False
+        spaces = _namespaces(ipr, {port.get("link_netnsid") for port in ports} - {None}, stack)
+        # a thread of its own, so that ours stays in its namespace
+        visitor = stack.enter_context(ThreadPoolExecutor(1))
+        verdicts = list(visitor.map(lambda port: _is_end(spaces.get(port.get("link_netnsid")), port), ports))
+    if False in verdicts:
+        return False
+    return None if None in verdicts else True
+
+
+def _may_end(port: Any, links: list[Any]) -> bool:
+    """False for a veth whose other end is at work in this very namespace, and so no end station."""
+    if port.get("link_netnsid") is not None:
+        return True
+    peer = _by_index(links, port.get("link"))
+    return peer is None or not (peer["flags"] & _IFF_UP or peer.get("master"))
+
+
+def _carries_others(links: list[Any], index: int) -> bool:
+    """Whether a macvlan, a VLAN or the like stands on top of the interface."""
+    return any(link.get("link") == index and link.get("link_netnsid") is None for link in links)
+
+
+def _namespaces(ipr: Any, wanted: set[int], stack: ExitStack) -> dict[int, int]:
+    """A file descriptor, closed with `stack`, of each wanted namespace, by the number that this namespace gives it."""
+    found: dict[int, int] = {}
+    seen: set[int] = set()
+    for pattern in ("proc/[0-9]*/ns/net", "run/netns/*", "run/docker/netns/*"):
+        for path in Path("/").glob(pattern):
+            if wanted == found.keys():
+                return found
+            with suppress(OSError, NetlinkError), ExitStack() as doubtful:  # gone meanwhile, or no namespace
+                if (inode := path.stat().st_ino) in seen:
+                    continue
+                seen.add(inode)
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                doubtful.callback(os.close, fd)
+                if (number := ipr.get_netnsid(fd=fd)["nsid"]) in wanted:
+                    found[number] = fd
+                    stack.push(doubtful.pop_all())
     return found
 
 
-def _is_end(namespace: str | None, index: int) -> bool:
-    """Whether the interface of that index is an end station there: in no bridge, nothing stacked on it, with an address."""
+def _is_end(namespace: int | None, port: Any) -> bool | None:
+    """Whether the other end of the port is a plain end station there: in no bridge, nothing upon it, with an address.
+
+    None where that may still come. Enters the namespace, so it is for a throw-away thread.
+    """
     if namespace is None:
-        return False
-    result = False
-
-    def look() -> None:
-        nonlocal result
-        try:
-            netns.setns(namespace)
-            with IPRoute() as ipr:
-                links = list(ipr.get_links())
-                addresses = {address["index"] for address in ipr.get_addr(family=AF_INET)}
-        except Exception:  # noqa: BLE001 - any doubt means that there may be another end
-            return
-        peer = next((link for link in links if link["index"] == index), None)
-        stacked = any(link.get("link") == index and link.get("link_netnsid") is None for link in links)
-        result = peer is not None and peer.get("master") is None and not stacked and index in addresses
-
-    thread = threading.Thread(target=look)  # a thread of its own, so that ours stays in its namespace
-    thread.start()
-    thread.join()
-    return result
+        return None
+    try:
+        netns.setns(namespace)
+        with IPRoute() as ipr:
+            links = _dump(ipr.get_links)
+            addressed = {address["index"] for address in _dump(ipr.get_addr, family=AF_INET)}
+    except (OSError, NetlinkError):
+        return None
+    peer = _by_index(links, port.get("link"))
+    if peer is None or peer.get("link") != port["index"]:
+        return None
+    if peer.get("master") is not None or peer.get("promiscuity") or _carries_others(links, peer["index"]):
+        return False  # promiscuous: a program may pass its frames on, as Open vSwitch's userspace datapath does
+    others = [link for link in links if link["flags"] & _IFF_UP and not link["flags"] & _IFF_LOOPBACK and link != peer]
+    return True if peer["index"] in addressed or not others else None
