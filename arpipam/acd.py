@@ -1,7 +1,8 @@
 """RFC 5227 for one address: probe, claim, announce, defend. No IO; time is an argument.
 
-Everything that can happen to an address is one line of `TRANSITIONS`; what is not in that table is a fault of the caller and
-raises, changing nothing. The pace of the probes comes from outside (`Evidence`), since it follows from the link.
+Everything that can happen to an address is one line of `TRANSITIONS`; what is not in that table is a fault of the
+caller and raises, changing nothing. The pace of the probes comes from outside (`Evidence`), since it follows from the
+link.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ class IllegalTransition(RuntimeError):  # noqa: N818 - the name says what happen
 class Acd:
     """Address conflict detection for one address under one MAC.
 
-    `outbox` holds the frames to send, `deadline` the time at which `advance` wants to be called (None: nothing is due, or
-    frames have to leave first), `state` the outcome so far.
+    `outbox` holds the frames to send, `deadline` the time at which `advance` wants to be called (None: nothing is due,
+    or frames have to leave first), `state` the outcome so far.
     """
 
     def __init__(
@@ -211,7 +212,8 @@ class Acd:
         local = packet.sender_mac in self._local_macs
         if self.state in _HOLDING:
             self._step(Input.ASKED)
-            # A frame to our own kernel would leave by the wrong side; a flood of questions must not become one of answers.
+            # A frame to our own kernel would leave by the wrong side; a flood of questions must not become one of
+            # answers.
             if not local and len(self.outbox) < _MOST_REPLIES:
                 self.outbox.put(arp.reply(self.mac, packet))
         elif packet.is_probe and not local:

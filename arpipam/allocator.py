@@ -48,9 +48,10 @@ _MOST_NEIGHBOURS = 16
 class Allocator:
     """Finds and claims addresses of `subnet` (default: the interface's own) on the link behind `interface`.
 
-    `witnesses` must answer in every search; `alone` says that there is no other station, so that silence needs no witness.
-    `budget` bounds the probing of one address (seconds), `rate` the frames per second. Raises InputError for what makes no
-    sense, LinkError where the link carries no ARP, and each method UnknownError where the link could not be trusted.
+    `witnesses` must answer in every search; `alone` says that there is no other station, so that silence needs no
+    witness. `budget` bounds the probing of one address (seconds), `rate` the frames per second. Raises InputError for
+    what makes no sense, LinkError where the link carries no ARP, and each method UnknownError where the link could not
+    be trusted.
     """
 
     def __init__(
@@ -131,10 +132,10 @@ class Allocator:
         return self._wait(self.start_scan(on_station))
 
     def claim(self, owner: str, address: IPv4Address | str | None = None, mac: str | None = None) -> Claim:
-        """Claim the first free address of the pool, or the given one: announced, defended and on disk when this returns.
+        """Claim the first free address of the pool, or the given one; on return it is announced, defended, on disk.
 
-        Raises AddressInUseError when the given one is used, being claimed or leased on this host, PoolExhaustedError when no
-        address is free, UnknownError when the link could not be trusted.
+        Raises AddressInUseError when the given one is used, being claimed or leased on this host, PoolExhaustedError
+        when no address is free, UnknownError when the link could not be trusted.
         """
         return self._wait(self.start_claim(owner, address, mac))
 
@@ -175,8 +176,8 @@ class Allocator:
         def finish() -> list[Station]:
             if scan.dropped:
                 raise UnknownError(
-                    f"{self.interface}: the kernel dropped {scan.dropped} frames, so stations may be missing; scan with a "
-                    f"lower rate than {self._rate:g}/s"
+                    f"{self.interface}: the kernel dropped {scan.dropped} frames, so stations may be missing; scan "
+                    f"with a lower rate than {self._rate:g}/s"
                 )
             return [Station.of(address, answer) for address, answer in sorted(scan.survey.answers.items())]
 
@@ -238,7 +239,7 @@ class Allocator:
 
     def _hold(self, acd: Acd, lease: Lease, found: Found) -> Claim:
         """Defend from now on."""
-        claim = Claim(acd, lease, found, self._driver, self.leases, self._terms.own_address)
+        claim = Claim(acd, lease, found, driver=self._driver, store=self.leases, asker=self._terms.own_address)
         self._driver.hold(acd.address, claim)
         return claim
 
@@ -370,8 +371,8 @@ def _address(address: IPv4Address | str, what: str) -> IPv4Address:
 class AsyncAllocator:
     """`Allocator` for asyncio, with the same arguments: entered with `async with`, its methods are awaited.
 
-    A `Claim` is the same for both; of its methods only `wait_handed_over` waits for the network, and belongs in a thread
-    (`asyncio.to_thread`).
+    A `Claim` is the same for both; of its methods only `wait_handed_over` waits for the network, and belongs in a
+    thread (`asyncio.to_thread`).
     """
 
     def __init__(self, interface: str, subnet: IPv4Network | str | None = None, **options: Any) -> None:

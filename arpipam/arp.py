@@ -1,7 +1,8 @@
 """ARP packets and the frames that carry them (RFC 826 over Ethernet, the kinds of RFC 5227).
 
-scapy lays the frame out, once, when this module is loaded; from then on its bytes are patched and compared, since a sweep
-sends and hears tens of thousands of frames a second. The tests hold both directions against scapy, frame by frame.
+scapy lays the frame out, once, when this module is loaded; from then on its bytes are patched and compared, since a
+sweep sends and hears tens of thousands of frames a second. The tests hold both directions against scapy, frame by
+frame.
 
 Addresses are host-order integers and MACs are six bytes here and everywhere below the public surface.
 """
@@ -29,7 +30,7 @@ UNSPECIFIED = 0
 """The sender address of a probe: 0.0.0.0 (RFC 5227, 1.1)."""
 
 _LAYOUT = bytes(
-    Ether(dst="ff:ff:ff:ff:ff:ff", src="00:00:00:00:00:00") / ARP(hwsrc="00:00:00:00:00:00", psrc="0.0.0.0")
+    Ether(dst="ff:ff:ff:ff:ff:ff", src="00:00:00:00:00:00") / ARP(hwsrc="00:00:00:00:00:00", psrc="0.0.0.0")  # noqa: S104 - a sender, not a bind
 )
 _KIND = slice(12, 20)
 _HEADER = _LAYOUT[_KIND]

@@ -49,11 +49,12 @@ _STATES = {
 
 
 class Claim:
-    """A claimed address. It is defended until `handed_over()` or `release()`; as a context manager it is released at the end,
-    unless it was handed over.
-    """  # noqa: D205 - one sentence, two lines
+    """A claimed address, defended until `handed_over()` or `release()`.
 
-    def __init__(self, acd: Acd, lease: Lease, found: Found, driver: Driver, store: LeaseStore, asker: int) -> None:
+    As a context manager it is released at the end, unless it was bound or handed over.
+    """
+
+    def __init__(self, acd: Acd, lease: Lease, found: Found, *, driver: Driver, store: LeaseStore, asker: int) -> None:
         self.address: IPv4Address = lease.address
         self.prefix: int = lease.prefix
         self.mac: str = lease.mac

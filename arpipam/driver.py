@@ -33,6 +33,8 @@ _BEHIND = 0.25
 """When the socket has not run empty for so long (seconds), what it holds is too old to judge by."""
 _RETRY = 0.001
 """Seconds to wait when the kernel had no room for a frame."""
+_COALESCE = 0.001
+"""Seconds between two turns, where there is that much to read."""
 _BURST = 0.01
 """Frames of so many seconds may leave at once."""
 
@@ -110,6 +112,7 @@ class Driver:
         self._behind_since: float | None = None
         self._error: Exception | None = None
         self._closing = False
+        self._turned = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._main, name=f"arpipam {link.interface}", daemon=True)
         self._thread.start()
@@ -153,7 +156,7 @@ class Driver:
     def cancel(self, job: Job[Any]) -> None:
         """Nobody waits for that result any more."""
         job.unwanted = True
-        self._wake()
+        self.call(lambda: None)
 
     def hold(self, address: int, holding: Holding) -> None:
         """Keep a claim from now on. On the driver's thread only."""
@@ -204,7 +207,11 @@ class Driver:
                 if job.task.done:
                     self._finish(job)
         jammed = not self._write(now)
-        self.link.wait(self._sleep(jammed) if emptied else 0.0, self._wake_read)
+        sleep = self._sleep(jammed) if emptied else 0.0
+        if emptied and (sleep is None or sleep > _COALESCE) and now - self._turned < _COALESCE:
+            self.link.rest(_COALESCE)  # frames come thick and fast: many at one go cost less than each by itself
+        self._turned = now
+        self.link.wait(sleep, self._wake_read)
 
     def _read(self, now: float) -> bool:
         """Take in what has arrived; whether the socket ran empty, so that everything before `now` has been seen."""
@@ -298,6 +305,8 @@ class Driver:
             job.future.set_exception(error)
 
     def _run_calls(self) -> None:
+        if not self._calls:
+            return
         with suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
         while self._calls:

@@ -1,7 +1,7 @@
 """What the witnesses say of the link: how long its round trip is, how much it loses, what silence is worth.
 
-A witness is probed in the same rounds as the candidate. After `s` answered and `f` unanswered witness probes, and with a
-flat prior over the link's loss, the chance that `n` probes to a station that is there all go unanswered is
+A witness is probed in the same rounds as the candidate. After `s` answered and `f` unanswered witness probes, and with
+a flat prior over the link's loss, the chance that `n` probes to a station that is there all go unanswered is
 
     B(f + n + 1, s + 1) / B(f + 1, s + 1)          (B: Euler's beta function)
 
@@ -41,9 +41,9 @@ def miss_probability(probes: int, answered: int, unanswered: int) -> float:
 class Witness:
     """Probes to one witness, matched with its answers.
 
-    An answer does not say which probe it is for (compare Karn and Partridge, 1987). Two figures enclose the truth: the age of
-    the youngest probe, which sets the pace, and the time from the very first probe to the very first answer, which is never
-    too short and so says how long to listen.
+    An answer does not say which probe it is for (compare Karn and Partridge, 1987). Two figures enclose the truth: the
+    age of the youngest probe, which sets the pace, and the time from the very first probe to the very first answer,
+    which is never too short and so says how long to listen.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Witness:
             self._first = now
 
     def heard(self, now: float, patience: float) -> float | None:
-        """An answer: the age of the youngest probe, or None where no probe of the last `patience` seconds waits for one."""
+        """An answer: the age of the youngest probe; None where no probe of the last `patience` seconds waits for one."""
         if not self._waiting or (self.slowest is not None and now - self._waiting[-1] > patience):
             return None
         if self.slowest is None and self._first is not None:
@@ -76,7 +76,7 @@ class Witness:
         return now - self._waiting.pop()
 
     def unanswered(self, now: float, patience: float) -> int:
-        """Probes whose answer is overdue by `patience` seconds; those younger than that are not counted either way."""
+        """Probes whose answer is overdue by `patience` seconds; younger ones are not counted either way."""
         pending = sum(1 for at in self._waiting if now - at < patience)
         return self.probes - self.answers - pending
 
@@ -95,7 +95,7 @@ class Evidence:
 
     @property
     def alone(self) -> bool:
-        """The caller says that there is no other station, and none has shown itself: nobody to measure, no bound to state."""
+        """There is no other station, says the caller, and none has shown itself: no bound can be stated."""
         return self._alone and not self.required and not self.others
 
     def witnesses(self) -> Collection[int]:
@@ -141,11 +141,11 @@ class Evidence:
         return min(max(low, 2 * self.round_trip), high)
 
     def settle(self) -> float:
-        """Time to listen after the last probe, seconds: the slowest witness and a quarter, never less than the floor."""
+        """Seconds to listen after the last probe: the slowest witness and a quarter, at least the floor."""
         return max(self.timing.announce_wait, 1.25 * self._slowest())
 
     def miss(self, probes: int, now: float) -> float | None:
-        """The chance that a used address stayed silent to `probes` probes; None where there is no witness to say so."""
+        """The chance that a used address stayed silent to `probes` probes; None where no witness can say."""
         # Pessimistic where the round trip is longer than that; by the end of the listening all are answered or overdue.
         patience = 0.75 * self.gap()
         counts = [(w.answers, w.unanswered(now, patience)) for w in self._all()]

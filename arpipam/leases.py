@@ -1,11 +1,12 @@
 """The durable record of claims: SQLite, several processes at once, safe against SIGKILL and power loss.
 
 A lease is `claimed` while a living process holds it, `bound` when it belongs to a container and outlives that process,
-`quarantined` for a while after its release, and `released` from then on, kept only so that an owner gets its address again.
+`quarantined` for a while after its release, and `released` from then on, kept only so that an owner gets its address
+again.
 
-A process holds a lease by a lock on one byte of a file, through an open file of its own (fcntl(2), open file description
-locks): the kernel lets go of it when the last process that has that file open is gone, however it ended. A child that
-inherits the file holds on.
+A process holds a lease by a lock on one byte of a file, through an open file of its own (fcntl(2), open file
+description locks): the kernel lets go of it when the last process that has that file open is gone, however it ended. A
+child that inherits the file holds on.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from arpipam.errors import LeaseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from pathlib import Path
     from types import TracebackType
 
 _VERSION = 1
@@ -146,8 +147,8 @@ class SqliteLeaseStore:
                 self._db.execute(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
                 raise LeaseError(
-                    f"lease store {self.path} was written by another version of arpipam (format {version}, this one knows "
-                    f"{_VERSION}); update arpipam, or choose another folder with --state-dir"
+                    f"lease store {self.path} was written by another version of arpipam (format {version}, this one "
+                    f"knows {_VERSION}); update arpipam, or choose another folder with --state-dir"
                 )
 
     def reserve(self, interface: str, address: IPv4Address, prefix: int, mac: str, owner: str) -> Lease | None:
@@ -309,12 +310,10 @@ class SqliteLeaseStore:
             yield
         except sqlite3.DatabaseError as error:
             remedy = (
-                "is another process stuck on it?"
-                if "locked" in str(error)
-                else (
-                    "is the disk full or read-only? A damaged file may be moved away: addresses in use are still found on the wire"
-                )
+                "is the disk full or read-only? a damaged file may be moved away, the wire still shows what is in use"
             )
+            if "locked" in str(error):
+                remedy = "is another process stuck on it?"
             raise LeaseError(f"lease store {self.path}: {error}; {remedy}") from None
 
 

@@ -165,6 +165,10 @@ class Link:
         _, dropped = struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
         return int(dropped)
 
+    def rest(self, seconds: float) -> None:
+        """Let so much time pass; what arrives meanwhile waits."""
+        time.sleep(seconds)
+
     def wait(self, timeout: float | None, wake_fd: int | None = None) -> None:
         """Wait until a frame arrives or `wake_fd` can be read, at most `timeout` seconds (None: for ever).
 

@@ -271,5 +271,5 @@ def _is_end(namespace: int | None, port: Any) -> bool | None:
         return None
     if peer.get("master") is not None or peer.get("promiscuity") or _carries_others(links, peer["index"]):
         return False  # promiscuous: a program may pass its frames on, as Open vSwitch's userspace datapath does
-    others = [link for link in links if link["flags"] & _IFF_UP and not link["flags"] & _IFF_LOOPBACK and link != peer]
-    return True if peer["index"] in addressed or not others else None
+    others = {link["index"] for link in links if link["flags"] & _IFF_UP and not link["flags"] & _IFF_LOOPBACK}
+    return True if peer["index"] in addressed or not others - {peer["index"]} else None

@@ -6,7 +6,6 @@ Addresses are host-order integers inside; what the user writes is text.
 from __future__ import annotations
 
 import hashlib
-import random
 from bisect import bisect_right
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
 from itertools import accumulate
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from arpipam.errors import InputError
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterable, Iterator
 
 Order = Literal["first", "random", "sticky"]
@@ -39,8 +39,8 @@ def parse_subnet(text: str) -> IPv4Network:
 class Pool:
     """The addresses of `subnet` that lie in one of `ranges` (default: all), and in none of `exclude` and `reserved`.
 
-    A range is "A-B", "A/length" or "A". The network and the broadcast address are never offered. Raises InputError, in one
-    line, for what cannot be meant.
+    A range is "A-B", "A/length" or "A". The network and the broadcast address are never offered. Raises InputError, in
+    one line, for what cannot be meant.
     """
 
     def __init__(
@@ -172,8 +172,8 @@ def _subtract(spans: Iterable[tuple[int, int]], gaps: Iterable[tuple[int, int]])
 def _permutation(size: int, seed: bytes) -> Iterator[int]:
     """0 to size-1, each once, in an order that follows from the seed: a Feistel network that walks its cycles.
 
-    The network permutes the numbers of 2k bits, at most four times as many as there are; those beyond the end are encrypted
-    again until they fall inside (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
+    The network permutes the numbers of 2k bits, at most four times as many as there are; those beyond the end are
+    encrypted again until they fall inside (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
     """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1

@@ -20,7 +20,7 @@ LISTEN = 0.25
 
 
 class Scan:
-    """Asks every address; those that stay silent again in each round, at least twice, until a round brings no answer."""
+    """Asks every address, and those that stay silent at least once more, until a round brings no answer."""
 
     def __init__(
         self, addresses: Iterable[int], terms: Terms, *, on_station: Callable[[int, Answer], None] | None = None

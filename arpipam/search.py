@@ -1,8 +1,8 @@
 """Finds the first free address of a pool: surveys a window of candidates, then probes the one chosen.
 
-The survey finds who is there in one round trip however full the network is; only one address at a time is probed with sender
-0.0.0.0, since everybody who probes a whole window contends with everybody else for every address of it. On contention both
-let go (RFC 5227, 2.1.1), and this search goes on with a random other silent candidate.
+The survey finds who is there in one round trip however full the network is; only one address at a time is probed with
+sender 0.0.0.0, since everybody who probes a whole window contends with everybody else for every address of it. On
+contention both let go (RFC 5227, 2.1.1), and this search goes on with a random other silent candidate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from arpipam.arp import ArpPacket
     from arpipam.terms import Terms
 
-WINDOW = 64
+WINDOW = 32
 """Candidates of the first survey; each further one is twice as large, ..."""
 LARGEST_WINDOW = 1024
 """... up to this."""
@@ -48,8 +48,8 @@ class FreeAddress(NamedTuple):
 class Search(Seeker):
     """Looks for the first free one of `candidates`.
 
-    `reserve(address)` is asked before an address is probed, and says whether it may be (another process of this host may
-    hold it); `unreserve(address)` when it turned out not to be free.
+    `reserve(address)` is asked before an address is probed, and says whether it may be (another process of this host
+    may hold it); `unreserve(address)` when it turned out not to be free.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Search(Seeker):
         return sum(1 for address in self._offered if address in self.survey.answers) + self._local
 
     def _end_of_pool(self, now: float) -> None:
-        """All were surveyed. Whoever contended may have let go as we did: look again, after a random and growing pause."""
+        """All were surveyed. Whoever contended may have let go too: look again after a random, growing pause."""
         self._contended = [address for address in self._offered if address in self._rivals]
         if not self._contended:
             self._fail(PoolExhaustedError(self._exhausted()))

@@ -1,8 +1,8 @@
 """What every search does: a survey, the witnesses and the canary in it, then RFC 5227 probes for what is chosen.
 
-A protocol object without IO: it is given packets (`receive`) and the time (`advance`), has frames to send (`outboxes`), says
-when it wants to be called (`deadline`), and is `done` at the end. Whoever drives it hands over everything that arrived before
-`now` first, and then calls `advance(now)`.
+A protocol object without IO: it is given packets (`receive`) and the time (`advance`), has frames to send (`outboxes`),
+says when it wants to be called (`deadline`), and is `done` at the end. Whoever drives it hands over everything that
+arrived before `now` first, and then calls `advance(now)`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from arpipam.arp import ArpPacket
     from arpipam.terms import Terms
 
-SURVEY_ROUNDS = 3
+SURVEY_ROUNDS = 2
 """How often a silent address is asked for in all; the later rounds go out beside the probes."""
 _LONGEST_LISTENING = 0.1
 

@@ -1,7 +1,7 @@
 """Hosts on one virtual link, in virtual time, over the same acd.py and search.py that run on a real one.
 
-The link loses, delays, doubles, reorders and echoes frames as it is told, all from one seed: what goes wrong here goes wrong
-again from the same seed. Thousands of claims take seconds.
+The link loses, delays, doubles, reorders and echoes frames as it is told, all from one seed: what goes wrong here goes
+wrong again from the same seed. Thousands of claims take seconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who is there: ordinary requests for many addresses at once.
 
-A survey asks with the interface's own address as sender, which is nobody's conflict, and so finds the stations of a full
-network in one round trip. It also hears what was not meant for us: an address that anybody sends from is used.
+A survey asks with the interface's own address as sender, which is nobody's conflict, and so finds the stations of a
+full network in one round trip. It also hears what was not meant for us: an address that anybody sends from is used.
 
 Silence in a survey proves nothing; it only says which addresses are worth RFC 5227 probes.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Answer(NamedTuple):
-    """A station that showed itself; the round trip in seconds, or None where it was not our question that it answered."""
+    """A station that showed itself; the round trip in seconds, or None where it did not answer a question of ours."""
 
     mac: bytes
     round_trip: float | None

@@ -204,15 +204,15 @@ class Trial:
             )
         miss = self._evidence.miss(probes, now)
         return (
-            f"{self._evidence.loss():.0%} of the witness probes were lost, so that after {probes} probes a used address "
-            f"would look free with a chance of {1.0 if miss is None else miss:.1g}, and {budget} is over; raise the budget, "
-            "or mend the link"
+            f"{self._evidence.loss():.0%} of the witness probes were lost: after {probes} probes a used address "
+            f"would still look free with a chance of {1.0 if miss is None else miss:.1g}, and {budget} is over; "
+            "mend the link, or allow a higher miss probability"
         )
 
 
 NO_WITNESS = (
-    "no station answered, so silence proves nothing; name one that must answer with --witness ADDRESS, or say --alone if "
-    "there is no other"
+    "no station answered, so silence proves nothing; name one that must answer with --witness ADDRESS, or say --alone "
+    "if there is no other"
 )
 
 

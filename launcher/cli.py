@@ -10,7 +10,6 @@ import json
 import signal
 import sys
 import threading
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +18,7 @@ from launcher.options import ADDRESS, INTERRUPTED, Options, execute, make_alloca
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from ipaddress import IPv4Address
 
     from arpipam.allocator import Allocator
     from arpipam.claim import ClaimState
@@ -81,8 +81,8 @@ def _progress(text: str) -> None:
 def arpipam() -> None:
     """Find out which addresses of a network are really free, by asking the network.
 
-    Exit status: 0 free, found or done; 1 in use, contended, or nothing free; 2 bad usage or input; 3 unknown: no witness
-    answered, frames were dropped, the link is down, or something answers for every address; 130 interrupted.
+    Exit status: 0 free, found or done; 1 in use, contended, or nothing free; 2 bad usage or input; 3 unknown: no
+    witness answered, frames were dropped, the link is down, or something answers for every address; 130 interrupted.
     """
 
 

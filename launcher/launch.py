@@ -242,8 +242,9 @@ class Launch:
     def _report(self, claim: Claim, state: ClaimState) -> None:
         """Say where the claim stands: every change as JSON, else only what is wrong."""
         if self._options.json:
+            found = round(claim.found.elapsed * 1000, 3)
             line = {"address": str(claim.address), "prefix": claim.prefix, "mac": claim.mac, "state": state}
-            click.echo(json.dumps(line), err=True)
+            click.echo(json.dumps(line | {"elapsed_ms": found}), err=True)
         elif state is ClaimState.CONFLICT:
             _tell(f"{claim.conflict} uses {claim.address} too and does not give it up; we no longer defend it")
 

@@ -34,7 +34,7 @@ def test_more_probes_lower_the_chance_and_more_loss_raises_it(probes: int, answe
 
 @pytest.mark.parametrize("loss", [0.0, 0.1, 0.3, 0.5])
 def test_the_stated_chance_is_at_least_the_observed_one(loss: float) -> None:
-    """With losses drawn from the prior's own family, the rule may call a used address free no more often than it says."""
+    """With any fixed loss, the rule calls a used address free hardly more often than it says."""
     rng = random.Random(7)
     bound, missed, trials = 0.01, 0, 20_000
     for _ in range(trials):

@@ -1,4 +1,4 @@
-"""The search in the simulation: right address, no duplicates, no false "free", whatever the link does. Each case has a seed."""
+"""The search in the simulation: the right address, no duplicate, no false "free"; each case from a seed."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from arpipam import arp
 from arpipam.arp import ArpPacket
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
 
     from arpipam.lab.namespace import Namespace
@@ -63,20 +64,28 @@ class Capture:
         self.socket.close()
 
 
-def who_has(namespace: Namespace, interface: str, address: str, *, timeout: float = 0.2, tries: int = 3) -> set[str]:
-    """The MACs that answer for an address within `timeout` seconds, asked so often from that interface."""
-    target = int.from_bytes(socket.inet_aton(address), "big")
-    question = arp.probe(_ASKER, target)
-    found: set[str] = set()
+def who_has(namespace: Namespace, interface: str, address: str) -> set[str]:
+    """The MACs that answer for an address, asked from that interface."""
+    return who_have(namespace, interface, [address])[address]
+
+
+def who_have(
+    namespace: Namespace, interface: str, addresses: Iterable[str], *, timeout: float = 0.2, tries: int = 3
+) -> dict[str, set[str]]:
+    """The MACs that answer for each address within `timeout` seconds, asked so often from that interface."""
+    targets = {int.from_bytes(socket.inet_aton(address), "big"): address for address in addresses}
+    found: dict[str, set[str]] = {address: set() for address in targets.values()}
     with namespace.inside():
         capture = Capture(interface)
     with capture:
         for _ in range(tries):
-            capture.socket.send(question)
+            for target in targets:
+                capture.socket.send(arp.probe(_ASKER, target))
             until = time.monotonic() + timeout
             while (left := until - time.monotonic()) > 0:
                 select.select([capture.socket], [], [], left)
                 for _, packet in capture.read():
-                    if packet.operation == arp.REPLY and packet.sender_ip == target and packet.target_mac == _ASKER:
-                        found.add(arp.mac_text(packet.sender_mac))
+                    answer = packet.operation == arp.REPLY and packet.target_mac == _ASKER
+                    if answer and packet.sender_ip in targets:
+                        found[targets[packet.sender_ip]].add(arp.mac_text(packet.sender_mac))
     return found

@@ -31,11 +31,16 @@ def is_alive(owner: str) -> bool:
         return False
 
 
+def spaces(lab: str) -> list[Path]:
+    """The namespaces of a lab."""
+    return list(_NETNS.glob(f"{PREFIX}{lab}-*")) if _NETNS.exists() else []
+
+
 def remove(lab: str) -> None:
     """Remove everything of the lab with this id; what is gone already is no fault."""
-    spaces = list(_NETNS.glob(f"{PREFIX}{lab}-*")) if _NETNS.exists() else []
-    _kill(spaces)
-    for space in spaces:
+    namespaces = spaces(lab)
+    _kill(namespaces)
+    for space in namespaces:
         with suppress(RuntimeError):
             sh("ip", "netns", "del", space.name)
     _remove_groups(lab)
@@ -61,9 +66,9 @@ def clean() -> list[str]:
     return dead
 
 
-def _kill(spaces: list[Path]) -> None:
+def _kill(namespaces: list[Path]) -> None:
     """Kill whatever runs in these namespaces, and all that it started: containers are in namespaces of their own."""
-    inodes = {space.stat().st_ino for space in spaces}
+    inodes = {space.stat().st_ino for space in namespaces}
     until = time.monotonic() + _PATIENCE
     while victims := _family(inodes):
         if time.monotonic() > until:

@@ -37,7 +37,8 @@ class Engine:
         for name in ("run-docker", "client", "tmp"):
             (self._directory / name).mkdir(parents=True, exist_ok=True)
         script = (
-            f"mount --make-rprivate / && mkdir -p /run/docker && mount --bind {self._directory}/run-docker /run/docker && "
+            f"mount --make-rprivate / && mkdir -p /run/docker && "
+            f"mount --bind {self._directory}/run-docker /run/docker && "
             f"exec dockerd --data-root {self._directory}/data --exec-root {self._directory}/exec "
             f"--pidfile {self._directory}/docker.pid -H unix://{self.socket} --bridge=none --iptables=false "
             f"--ip-forward=false --ip-masq=false --userland-proxy=false --cgroup-parent={self.cgroup(self._directory)}"

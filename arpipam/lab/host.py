@@ -101,7 +101,7 @@ class Host:
             underlay.plug(self.namespace, UPLINK)
             self.openvswitch = OpenVSwitch(self.namespace, self.directory / "ovs")
             self.openvswitch.start()
-            self.openvswitch.connect(UPLINK, own, self.bridge, self._tunnel, peers, MTU)
+            self.openvswitch.connect(UPLINK, own, bridge=self.bridge, kind=self._tunnel, peers=peers, mtu=MTU)
 
     def docker(self, *words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the docker client on this host; its output is text."""

@@ -74,7 +74,7 @@ class Lab:
         underlay_address: str = "",
         tunnel: str = "gre",
     ) -> Host:
-        """A host with a bridge, whose other end is a `wire`, or tunnels over the `underlay` to the other hosts there.
+        """A host with a bridge, plugged into a `wire` or with tunnels over the `underlay` to the others there.
 
         It is up after `start()`.
         """
@@ -102,7 +102,7 @@ class Lab:
         self._started |= {host.name for host in new}
 
     def two_hosts(self, *, engine: bool = True, client: str | None = None) -> tuple[Host, Host, Wire]:
-        """The article's network: two hosts with docker0 and br0, a GRE tunnel between them; the wire is the underlay."""
+        """Two hosts with docker0 and br0 each and a GRE tunnel between them; the wire is the underlay."""
         underlay = self.wire()
         first, second = (
             self.host(

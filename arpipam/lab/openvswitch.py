@@ -38,7 +38,7 @@ class OpenVSwitch:
         self._spawn("ovs-vswitchd", self._database, "--disable-system")
         self.vsctl("show")
 
-    def connect(self, nic: str, own: str, bridge: str, kind: str, peers: dict[str, str], mtu: int) -> None:
+    def connect(self, nic: str, own: str, *, bridge: str, kind: str, peers: dict[str, str], mtu: int) -> None:
         """br-phy takes over the underlay NIC and address, br0 is a port of the Linux bridge and holds the tunnels.
 
         Tunnel ports are protected (split horizon): of a full mesh without it, one broadcast makes a storm.

@@ -9,9 +9,11 @@ import time
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
-from arpipam.lab.capture import ETH_P_ALL, PACKET_ADD_MEMBERSHIP, SOL_PACKET, Capture, promiscuous, who_has
+from arpipam.lab.capture import ETH_P_ALL, PACKET_ADD_MEMBERSHIP, SOL_PACKET, Capture, promiscuous, who_has, who_have
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from arpipam.lab.namespace import Namespace
 
 _BRIDGE = "wire"
@@ -96,6 +98,10 @@ class Wire:
     def who_has(self, address: str) -> set[str]:
         """The MACs that answer for an address, asked from the wire itself."""
         return who_has(self.namespace, _BRIDGE, address)
+
+    def who_have(self, addresses: Iterable[str]) -> dict[str, set[str]]:
+        """The same for many addresses."""
+        return who_have(self.namespace, _BRIDGE, addresses)
 
     def capture(self) -> Capture:
         """Record the ARP packets on the wire from now on."""
