@@ -67,7 +67,7 @@ class Witness:
             self._first = now
 
     def heard(self, now: float, patience: float) -> float | None:
-        """An answer: the age of the youngest probe; None where no probe of the last `patience` seconds waits for one."""
+        """An answer: the age of the youngest probe; None where none of the last `patience` seconds waits for one."""
         if not self._waiting or (self.slowest is not None and now - self._waiting[-1] > patience):
             return None
         if self.slowest is None and self._first is not None:
