@@ -21,6 +21,7 @@ from arpipam.claim import Claim
 from arpipam.driver import Driver, Job
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, UnknownError
 from arpipam.leases import SqliteLeaseStore
+from arpipam.leases import State as LeaseState
 from arpipam.link import Link
 from arpipam.pool import Order, Pool, parse_subnet
 from arpipam.results import Found, Probed, Station
@@ -31,7 +32,8 @@ from arpipam.timing import BUDGET, MISS_PROBABILITY, RATE, Timing, profile
 from arpipam.trial import Outcome, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from ipaddress import IPv4Interface
     from types import TracebackType
 
     from arpipam.acd import Acd
@@ -154,13 +156,22 @@ class Allocator:
     def start_probe(self, addresses: Iterable[IPv4Address | str], mac: str | None) -> Job[list[Probed]]:
         """Start what `probe` waits for."""
         wanted = [_address(address, "address") for address in addresses]
+        subnet = self.pool.subnet
         for address in wanted:
-            if address not in self.pool.subnet:
-                raise InputError(f"address {address} is outside of {self.pool.subnet}, the subnet on {self.interface}")
+            if address not in subnet:
+                raise InputError(f"address {address} is outside of {subnet}, the subnet on {self.interface}")
+            if subnet.prefixlen <= _LAST_WITH_CANARY and address in {subnet.network_address, subnet.broadcast_address}:
+                self.pool.check(address)  # nobody can have it: it is neither free nor in use
         check = self._check([int(address) for address in wanted], mac)
 
         def finish() -> list[Probed]:
-            return [Probed.of(address, check.outcomes[address]) for address in dict.fromkeys(map(int, wanted))]
+            return [Probed.of(address, outcome(address)) for address in dict.fromkeys(map(int, wanted))]
+
+        def outcome(address: int) -> Outcome:
+            mine = self._driver.holding(address)
+            if mine is None:
+                return check.outcomes[address]
+            return Outcome(Verdict.IN_USE, arp.mac_bytes(mine.mac), reason="claimed by this process")
 
         return self._driver.run(check, finish)
 
@@ -171,7 +182,9 @@ class Allocator:
             if on_station is not None:
                 on_station(Station.of(address, answer))
 
-        scan = Scan(self.pool.candidates(rng=self._rng), self._terms, on_station=heard)
+        # The pool without what it keeps back: gateway and witnesses are stations too.
+        everybody = Pool(self.pool.subnet, ranges=self._ranges, exclude=self._exclude)
+        scan = Scan(everybody.candidates(rng=self._rng), self._terms, on_station=heard)
 
         def finish() -> list[Station]:
             if scan.dropped:
@@ -189,7 +202,7 @@ class Allocator:
             return self._claim_given(owner, _address(address, "address"), mac)
         store = self.leases
         held: dict[int, Lease] = {}
-        mac = mac or arp.mac_text(arp.random_mac(self._rng))
+        mac = arp.mac_text(self._mac(mac))
 
         def reserve(candidate: int) -> bool:
             lease = store.reserve(self.interface, IPv4Address(candidate), self.pool.prefix, mac, owner)
@@ -211,7 +224,7 @@ class Allocator:
             for candidate in list(held):
                 unreserve(candidate)
 
-        return self._driver.run(search, finish, abandon)
+        return self._driver.run(search, finish, abandon, Claim.discard)
 
     def _claim_given(self, owner: str, address: IPv4Address, mac: str | None) -> Job[Claim]:
         self.pool.check(address)
@@ -233,7 +246,7 @@ class Allocator:
             found = Found(address, self.pool.prefix, lease.mac, elapsed, 1, 0, outcome.miss_probability)
             return self._hold(acd, lease, found)
 
-        return self._driver.run(check, finish, lambda: store.forget(lease.id))
+        return self._driver.run(check, finish, lambda: store.forget(lease.id), Claim.discard)
 
     # Parts of these.
 
@@ -244,7 +257,7 @@ class Allocator:
         return claim
 
     def _prepare(self, link: Link) -> tuple[Pool, Terms]:
-        own = next((p for p in link.prefixes if self._subnet is None or p.ip in self._subnet), None)
+        own = _own_prefix(link.prefixes, self._subnet)
         if self._subnet is None and own is None:
             raise InputError(
                 f"{self.interface} has no IPv4 address to take the subnet from; give SUBNET, or set an address"
@@ -301,23 +314,34 @@ class Allocator:
             self._terms,
             rng=self._rng,
             now=self._link.now(),
+            others=self._others(),
             reserve=reserve,
             unreserve=unreserve,
         )
 
     def _check(self, addresses: list[int], mac: str | None) -> Check:
-        others = self.pool.candidates(rng=self._rng)
         now = self._link.now()
-        return Check(addresses, self._mac(mac), self._terms, rng=self._rng, now=now, others=others)
+        return Check(addresses, self._mac(mac), self._terms, rng=self._rng, now=now, others=self._others())
+
+    def _others(self) -> Iterator[int]:
+        """Where witnesses may be found: anywhere in the subnet, whatever may be given out."""
+        return Pool(self.pool.subnet, order="random").candidates(rng=self._rng)
 
     def _mac(self, mac: str | None) -> bytes:
         return arp.mac_bytes(mac) if mac is not None else arp.random_mac(self._rng)
 
     def _leased(self, owner: str) -> set[int]:
-        """Addresses that this host has leased to others; no store is made only to find none."""
-        if self._store is None and not (self.state_dir / "leases.db").exists():
+        """Addresses that this host has leased, but for those in quarantine for this very owner.
+
+        No store is made only to find none.
+        """
+        if self._store is None and not may_exist(self.state_dir / "leases.db"):
             return set()
-        return {int(lease.address) for lease in self.leases.leases(self.interface) if lease.owner != owner or not owner}
+        return {
+            int(lease.address)
+            for lease in self.leases.leases(self.interface)
+            if lease.state is not LeaseState.QUARANTINED or lease.owner != owner or not owner
+        }
 
     def _result(self, search: Search) -> FreeAddress:
         if search.found is None:
@@ -359,6 +383,22 @@ class Allocator:
 
 
 _LAST_WITH_CANARY = 30
+
+
+def may_exist(path: Path) -> bool:
+    """Whether a lease store is there; True for one that cannot even be looked for, which says why when it is opened."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
+
+
+def _own_prefix(prefixes: Iterable[IPv4Interface], subnet: IPv4Network | None) -> IPv4Interface | None:
+    """The interface's own address in the subnet, or else in the network that the subnet is a part of."""
+    prefixes = list(prefixes)
+    inside = [own for own in prefixes if subnet is None or own.ip in subnet]
+    around = [own for own in prefixes if subnet is not None and subnet.subnet_of(own.network)]
+    return next(iter(inside + around), None)
 
 
 def _address(address: IPv4Address | str, what: str) -> IPv4Address:

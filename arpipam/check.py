@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from arpipam.seeker import Seeker
@@ -15,14 +14,9 @@ if TYPE_CHECKING:
     from arpipam.acd import Acd
     from arpipam.terms import Terms
 
-_HUNT = 256
-
 
 class Check(Seeker):
-    """Probes `addresses` under `mac`.
-
-    Where no witness is named, stations of the link are looked for first, among `others` (addresses of the same subnet).
-    """
+    """Probes `addresses` under `mac`."""
 
     def __init__(
         self,
@@ -34,12 +28,10 @@ class Check(Seeker):
         now: float,
         others: Iterable[int] = (),
     ) -> None:
-        super().__init__(mac, terms, rng=rng, now=now)
+        super().__init__(mac, terms, rng=rng, now=now, others=others)
         self.outcomes: dict[int, Outcome] = {}
         self.acds: dict[int, Acd] = {}
         """The machines of the addresses that are FREE; they wait to be claimed at once."""
-        self._others = iter(others)
-        self._hunted = 0
         self._addresses = list(dict.fromkeys(addresses))
         for address in self._addresses:
             if address in terms.local_addresses:
@@ -49,10 +41,8 @@ class Check(Seeker):
 
     def _choose(self, now: float) -> None:
         open_ = [address for address in self._addresses if address not in self.outcomes]
-        if self._unwitnessed() and self._hunted < _HUNT:
-            window = list(islice(self._others, _HUNT - self._hunted))
-            self._hunted = self._hunted + len(window) if window else _HUNT
-            self._survey((a for a in window if a not in self.terms.local_addresses), now)
+        if self._unwitnessed() and self._hunt(now):
+            pass
         elif self._unwitnessed():
             self.outcomes |= {address: Outcome(Verdict.UNKNOWN, reason=NO_WITNESS) for address in open_}
             self.done = True

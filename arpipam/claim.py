@@ -63,6 +63,8 @@ class Claim:
         self.state = _STATES[acd.state]
         self.conflict: str | None = None
         """The MAC of the station that insists on the address."""
+        self.failure: Exception | None = None
+        """Why the link is lost."""
         self.answered = threading.Event()
         """Set once the owner itself has answered."""
         self._acd = acd
@@ -103,9 +105,15 @@ class Claim:
         self._acd.advance(now)
         self._follow()
 
-    def fail(self, error: Exception) -> None:  # noqa: ARG002 - the state says it
+    def fail(self, error: Exception) -> None:
         """The link is gone."""
+        self.failure = error
         self._become(ClaimState.LINK_LOST)
+
+    def discard(self) -> None:
+        """Release it: whoever claimed it does not want it any more, and has never seen it."""
+        self._end(ClaimState.RELEASED)
+        self._store.release(self.lease.id)
 
     def _follow(self) -> None:
         if self._acd.other is not None and self._acd.state is State.LOST:
@@ -169,13 +177,13 @@ class Claim:
         self._acd.outbox.put(self._question)
 
     def _stop(self, state: ClaimState) -> None:
-        def stop() -> None:
-            self._driver.let_go(self._acd.address)
-            if self._acd.state in (State.ANNOUNCING, State.DEFENDING):
-                self._acd.release()
-            self._become(state)
+        self._driver.call(lambda: self._end(state)).result()
 
-        self._driver.call(stop).result()
+    def _end(self, state: ClaimState) -> None:
+        self._driver.let_go(self._acd.address)
+        if self._acd.state in (State.ANNOUNCING, State.DEFENDING):
+            self._acd.release()
+        self._become(state)
 
     def __enter__(self) -> Self:
         return self

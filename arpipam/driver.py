@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from arpipam import arp
 from arpipam.errors import ArpipamError, LinkError
+from arpipam.interest import Interest, union
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -48,6 +49,10 @@ class Task(Protocol):
     def deadline(self) -> float | None:
         """When `advance` wants to be called."""
 
+    @property
+    def interest(self) -> Interest | None:
+        """Which packets it has a use for; None: all."""
+
     def outboxes(self) -> Iterable[Outbox | Survey]:
         """Frames that wait to leave."""
 
@@ -63,6 +68,8 @@ class Task(Protocol):
 
 class Holding(Protocol):
     """What the driver keeps until it is let go: a claim."""
+
+    mac: str
 
     @property
     def outbox(self) -> Outbox:
@@ -85,10 +92,13 @@ class Holding(Protocol):
 class Job(Generic[T]):
     """A task, and whom its result is for."""
 
-    def __init__(self, task: Task, finish: Callable[[], T], abandon: Callable[[], None]) -> None:
+    def __init__(
+        self, task: Task, finish: Callable[[], T], abandon: Callable[[], None], discard: Callable[[T], None]
+    ) -> None:
         self.task = task
         self.finish = finish
         self.abandon = abandon
+        self.discard = discard
         self.future: Future[T] = Future()
         self.future.set_running_or_notify_cancel()
         self.unwanted = False
@@ -100,7 +110,7 @@ class Driver:
     def __init__(self, link: Link, rate: float) -> None:
         self.link = link
         self.refused: Counter[arp.Refusal] = Counter()
-        """Frames that were no ARP packet for us, by reason."""
+        """Frames that were no ARP packet for us, by reason; the kernel may have dropped others unseen."""
         self.dropped = 0
         """Frames that the kernel dropped before we could read them."""
         self._rate = rate
@@ -109,9 +119,12 @@ class Driver:
         self._jobs: list[Job[Any]] = []
         self._holdings: dict[int, Holding] = {}
         self._calls: deque[Callable[[], None]] = deque()
+        self._interest: Interest | None = None
         self._behind_since: float | None = None
         self._error: Exception | None = None
         self._closing = False
+        self._closed = False
+        self._calling = threading.Lock()
         self._turned = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._main, name=f"arpipam {link.interface}", daemon=True)
@@ -122,11 +135,14 @@ class Driver:
         self._closing = True
         self._wake()
         self._thread.join()
+        with self._calling:
+            self._closed = True
+        self._run_calls()  # those that came too late for the thread
         os.close(self._wake_read)
         os.close(self._wake_write)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function on the driver's thread."""
+        """Run a function on the driver's thread; LinkError once the driver is closed."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -135,13 +151,21 @@ class Driver:
             except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is
                 future.set_exception(error)
 
-        self._calls.append(run)
-        self._wake()
+        self._submit(run)
         return future
 
-    def run(self, task: Task, finish: Callable[[], T], abandon: Callable[[], None] = lambda: None) -> Job[T]:
-        """Run a task to its end; `finish` gives the result, on this thread and before any other frame is looked at."""
-        job = Job(task, finish, abandon)
+    def run(
+        self,
+        task: Task,
+        finish: Callable[[], T],
+        abandon: Callable[[], None] = lambda: None,
+        discard: Callable[[T], None] = lambda _: None,
+    ) -> Job[T]:
+        """Run a task to its end; `finish` gives the result, on this thread and before any other frame is looked at.
+
+        Without a result, `abandon` is called; `discard(result)` when it was cancelled too late for that.
+        """
+        job = Job(task, finish, abandon, discard)
 
         def start() -> None:
             if self._error is not None:
@@ -149,14 +173,19 @@ class Driver:
             else:
                 self._jobs.append(job)
 
-        self._calls.append(start)
-        self._wake()
+        self._submit(start)
         return job
 
     def cancel(self, job: Job[Any]) -> None:
-        """Nobody waits for that result any more."""
+        """Nobody waits for that result any more, even where it has come already."""
         job.unwanted = True
-        self.call(lambda: None)
+
+        def drop() -> None:
+            if job.future.done() and job.future.exception() is None:
+                job.discard(job.future.result())
+
+        with suppress(LinkError):  # closed: all jobs have ended
+            self.call(drop)
 
     def hold(self, address: int, holding: Holding) -> None:
         """Keep a claim from now on. On the driver's thread only."""
@@ -165,6 +194,17 @@ class Driver:
     def let_go(self, address: int) -> None:
         """Stop keeping it. On the driver's thread only."""
         self._holdings.pop(address, None)
+
+    def holding(self, address: int) -> Holding | None:
+        """What is kept for an address: the link does not hear its own answers. On the driver's thread only."""
+        return self._holdings.get(address)
+
+    def _submit(self, function: Callable[[], None]) -> None:
+        with self._calling:
+            if self._closed:
+                raise LinkError(f"{self.link.interface}: closed")
+            self._calls.append(function)
+            self._wake()
 
     def _wake(self) -> None:
         with suppress(BlockingIOError):  # as awake as it gets
@@ -206,6 +246,7 @@ class Driver:
                     job.task.advance(now)
                 if job.task.done:
                     self._finish(job)
+        self._focus()
         jammed = not self._write(now)
         sleep = self._sleep(jammed) if emptied else 0.0
         if emptied and (sleep is None or sleep > _COALESCE) and now - self._turned < _COALESCE:
@@ -222,9 +263,11 @@ class Driver:
             if isinstance(packet, arp.Refusal):
                 self.refused[packet] += 1
                 continue
-            holding = self._holdings.get(packet.target_ip) or self._holdings.get(packet.sender_ip)
-            if holding is not None:
+            # both: who asks for one claimed address may be using another one
+            if (holding := self._holdings.get(packet.target_ip)) is not None:
                 holding.receive(packet, at)
+            if (user := self._holdings.get(packet.sender_ip)) is not None and user is not holding:
+                user.receive(packet, at)
             for job in self._jobs:
                 job.task.receive(packet, at)
         emptied = len(frames) < _BATCH
@@ -239,6 +282,16 @@ class Driver:
             self._overflow(0, now)
             return True
         return emptied
+
+    def _focus(self) -> None:
+        """Tell the kernel what is of interest, before any frame leaves whose answer is."""
+        interest = union(job.task.interest for job in self._jobs)
+        if interest is not None and self._holdings:
+            held = Interest(frozenset(self._holdings), frozenset((self.link.mac,)))
+            interest = union((interest, held))
+        if interest != self._interest:
+            self._interest = interest
+            self.link.focus(interest)
 
     def _overflow(self, dropped: int, now: float) -> None:
         self.dropped += dropped

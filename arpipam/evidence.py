@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from arpipam.timing import Timing
 
-MOST_WITNESSES = 16
-"""Stations found on the way that are asked along as witnesses; more would cost frames and no longer save rounds."""
+MOST_WITNESSES = 4
+"""Stations found on the way that are asked along as witnesses; more cost frames and hardly save rounds."""
 LEAST_ROUNDS = 4
 """However many witnesses answer, this many rounds: a burst of loss may last longer than two of them."""
 _SMOOTHING = 0.125

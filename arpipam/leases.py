@@ -137,7 +137,7 @@ class SqliteLeaseStore:
 
     def _prepare(self) -> None:
         self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._keep_a_log()
         self._db.execute("PRAGMA synchronous = FULL")  # on disk before the address leaves the program
         with self._transaction():
             [version] = self._db.execute("PRAGMA user_version").fetchone()
@@ -150,6 +150,19 @@ class SqliteLeaseStore:
                     f"lease store {self.path} was written by another version of arpipam (format {version}, this one "
                     f"knows {_VERSION}); update arpipam, or choose another folder with --state-dir"
                 )
+
+    def _keep_a_log(self) -> None:
+        """Where several processes open a new file at once, SQLite refuses this without waiting."""
+        end = time.monotonic() + _BUSY
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() >= end:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
     def reserve(self, interface: str, address: IPv4Address, prefix: int, mac: str, owner: str) -> Lease | None:
         """Claim the address for this process; on disk when this returns. None when it is leased.
@@ -178,12 +191,21 @@ class SqliteLeaseStore:
 
     def bind(self, lease_id: int, container: str) -> Lease:
         """The lease belongs to a container from now on, and outlives this process."""
-        self._change(lease_id, "state = 'bound', container = ?", container)
+        with self._transaction():
+            self._db.execute(
+                "UPDATE lease SET state = 'bound', container = ?, changed = ? WHERE id = ?",
+                (container, self._clock(), lease_id),
+            )
         return self.get(lease_id)
 
     def release(self, lease_id: int, *, quarantine: float = 60.0) -> None:
         """Give the address back; nobody but its owner gets it for `quarantine` seconds."""
-        self._change(lease_id, "state = 'quarantined', until = ?", self._clock() + quarantine)
+        now = self._clock()
+        with self._transaction():  # one that was given back already stays so: the address may be another's by now
+            self._db.execute(
+                "UPDATE lease SET state = 'quarantined', until = ?, changed = ? WHERE id = ? AND state != 'released'",
+                (now + quarantine, now, lease_id),
+            )
         self._let_go(lease_id)
 
     def forget(self, lease_id: int) -> None:
@@ -227,7 +249,7 @@ class SqliteLeaseStore:
 
     def held(self, lease_id: int) -> bool:
         """Whether a living process holds the lease."""
-        fd = os.open(self._holders_path, os.O_RDWR | os.O_CLOEXEC)
+        fd = self._open_holders()
         try:
             asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, lease_id, 1, 0)
             kind, *_ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
@@ -268,23 +290,26 @@ class SqliteLeaseStore:
     ) -> None:
         self.close()
 
-    def _change(self, lease_id: int, what: str, value: object) -> None:
-        with self._transaction():
-            self._db.execute(f"UPDATE lease SET {what}, changed = ? WHERE id = ?", (value, self._clock(), lease_id))  # noqa: S608
-
     def _end_quarantines(self, now: float) -> None:
-        self._db.execute(
-            "UPDATE lease SET state = 'released', changed = until WHERE state = 'quarantined' AND until <= ?", (now,)
-        )
+        self._db.execute("UPDATE lease SET state = 'released' WHERE state = 'quarantined' AND until <= ?", (now,))
 
     def _hold(self, lease_id: int) -> None:
-        fd = os.open(self._holders_path, os.O_RDWR | os.O_CLOEXEC)
+        fd = self._open_holders()
         try:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, lease_id, 1, 0))
         except OSError as error:
             os.close(fd)
             raise LeaseError(f"lease store {self.path}: cannot lock {self._holders_path}: {error.strerror}") from None
         self._holders[lease_id] = fd
+
+    def _open_holders(self) -> int:
+        try:
+            return os.open(self._holders_path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise LeaseError(
+                f"lease store {self.path}: cannot open {self._holders_path}: {error.strerror}; was the folder removed, "
+                "or are too many files open (ulimit -n)?"
+            ) from None
 
     def _let_go(self, lease_id: int) -> None:
         fd = self._holders.pop(lease_id, None)
@@ -295,13 +320,16 @@ class SqliteLeaseStore:
     def _transaction(self) -> Iterator[None]:
         with self._trouble(), self._lock:
             self._db.execute("BEGIN IMMEDIATE")
+            before = set(self._holders)
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
+                for lease_id in self._holders.keys() - before:
+                    self._let_go(lease_id)  # the next lease gets that number, in whatever process
                 with suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:
@@ -314,6 +342,8 @@ class SqliteLeaseStore:
             )
             if "locked" in str(error):
                 remedy = "is another process stuck on it?"
+            elif isinstance(error, sqlite3.IntegrityError):
+                remedy = "was the address leased to another meanwhile? see `arpipam leases`"
             raise LeaseError(f"lease store {self.path}: {error}; {remedy}") from None
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from arpipam.interest import Interest
+
 # linux/if_packet.h, linux/if_ether.h and asm-generic/socket.h, as far as Python's socket module lacks them
 _ETH_P_ALL = 0x0003
 _SOL_PACKET = 263
@@ -40,17 +42,16 @@ _SETTLE = 2.0
 _PATIENCE = 0.3
 """Seconds that an engine gets to finish plugging in a container."""
 
-# ldh [12]; jne #0x806, drop; ldb vlan_avail; jeq #0, take; ldh vlan_tci; jset #0xfff, drop;
-# take: ret #128; drop: ret #0
+# ldh [12]; jne #0x806, drop; ldb vlan_avail; jeq #0, on; ldh vlan_tci; jset #0xfff, drop; on: what the interest says
 _SKF_AD_OFF, _SKF_AD_VLAN_TAG, _SKF_AD_VLAN_TAG_PRESENT = 0xFFFFF000, 44, 48
 _ARP_UNTAGGED = (
     (0x28, 0, 0, 12),
-    (0x15, 0, 5, 0x0806),
+    (0x15, 1, 0, 0x0806),
+    (0x06, 0, 0, 0),
     (0x30, 0, 0, _SKF_AD_OFF + _SKF_AD_VLAN_TAG_PRESENT),
-    (0x15, 2, 0, 0),
+    (0x15, 3, 0, 0),
     (0x28, 0, 0, _SKF_AD_OFF + _SKF_AD_VLAN_TAG),
-    (0x45, 1, 0, 0x0FFF),
-    (0x06, 0, 0, _SNAP),
+    (0x45, 0, 1, 0x0FFF),
     (0x06, 0, 0, 0),
 )
 """ARP of no VLAN: without a tag, or with one that only gives a priority (VLAN 0), which hosts take for untagged."""
@@ -98,7 +99,7 @@ class Link:
         except OSError as error:
             raise self._trouble(error) from None
         try:
-            _attach(sock, _ARP_UNTAGGED)
+            _attach(sock, None)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
             except PermissionError:  # needs CAP_NET_ADMIN; without it, as much as net.core.rmem_max allows
@@ -164,6 +165,10 @@ class Link:
         """Frames that the kernel dropped on this socket since the last call, for want of room (packet(7))."""
         _, dropped = struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
         return int(dropped)
+
+    def focus(self, interest: Interest | None) -> None:
+        """Receive only what is of interest from now on (None: all ARP); what has arrived already stays."""
+        _attach(self._socket, interest)
 
     def rest(self, seconds: float) -> None:
         """Let so much time pass; what arrives meanwhile waits."""
@@ -252,7 +257,8 @@ class Link:
         return LinkError(f"{self.interface}: {os.strerror(error.errno or 0)}; is this a plain Linux network interface?")
 
 
-def _attach(sock: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
-    """Set the socket's classic BPF filter (socket(7), SO_ATTACH_FILTER)."""
+def _attach(sock: socket.socket, interest: Interest | None) -> None:
+    """Set or exchange the socket's classic BPF filter (socket(7), SO_ATTACH_FILTER)."""
+    program = _ARP_UNTAGGED + (((0x06, 0, 0, _SNAP),) if interest is None else interest.program(_SNAP))
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))

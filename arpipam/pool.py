@@ -129,8 +129,8 @@ class Pool:
                 network = IPv4Network(text)
                 span = int(network.network_address), int(network.broadcast_address)
             else:
-                first, _, last = text.partition("-")
-                span = int(IPv4Address(first.strip())), int(IPv4Address((last or first).strip()))
+                first, dash, last = text.partition("-")
+                span = int(IPv4Address(first.strip())), int(IPv4Address((last if dash else first).strip()))
         except ValueError:
             raise InputError(
                 f"{what} {text!r}: write A, A-B or A/length, such as 172.16.42.100-172.16.42.200"

@@ -38,6 +38,10 @@ class Scan:
         """When `advance` wants to be called; None: when the frames have left."""
         return None if self.survey or self.done else self.survey.last_sent + LISTEN
 
+    @property
+    def interest(self) -> None:
+        """Everything: whoever sends is a station."""
+
     def outboxes(self) -> Iterator[Survey]:
         """The frames that wait to leave."""
         yield self.survey

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from arpipam.errors import PoolExhaustedError, UnknownError
-from arpipam.seeker import Seeker
+from arpipam.seeker import SMALL_WINDOW, Seeker
 from arpipam.trial import Trial, Verdict
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from arpipam.acd import Acd
     from arpipam.arp import ArpPacket
@@ -25,10 +25,6 @@ WINDOW = 32
 """Candidates of the first survey; each further one is twice as large, ..."""
 LARGEST_WINDOW = 1024
 """... up to this."""
-SMALL_WINDOW = 4
-"""Where the interface has no address, so that surveys are probes."""
-WITNESS_HUNT = 1024
-"""Candidates that are surveyed at most for the sake of finding one station that answers."""
 _RIVAL_MEMORY = 0.15
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
@@ -60,10 +56,11 @@ class Search(Seeker):
         *,
         rng: random.Random,
         now: float,
+        others: Iterable[int] = (),
         reserve: Callable[[int], bool] = lambda _: True,
         unreserve: Callable[[int], None] = lambda _: None,
     ) -> None:
-        super().__init__(mac, terms, rng=rng, now=now)
+        super().__init__(mac, terms, rng=rng, now=now, others=others)
         self.found: FreeAddress | None = None
         self.contentions = 0
         self._candidates = candidates
@@ -106,16 +103,23 @@ class Search(Seeker):
         self._window = min(2 * self._window, LARGEST_WINDOW) if self.terms.own_address else SMALL_WINDOW
         self._offered.update(dict.fromkeys(window))
         self._survey(window, now)
+        self._bound()
         return bool(window)
 
+    def _bound(self) -> None:
+        """Others' probes are of interest from the first to the last of the addresses that may still be chosen."""
+        silent = [address for address in self.survey.silent if address in self._offered]
+        self._span = (min(silent), max(silent)) if silent else None
+
     def _choose(self, now: float) -> None:
+        self._bound()
         if self.canary.mac is not None:
             self._fail(UnknownError(self.canary.doubt()))
         elif now >= self._give_up:
             self._fail(
                 PoolExhaustedError(f"others claim faster than we can: gave up after {self.contentions} contentions")
             )
-        elif self._unwitnessed() and len(self._offered) < WITNESS_HUNT and self._extend(now):
+        elif self._unwitnessed() and self._hunt(now):
             pass
         elif self._unwitnessed() and self._offered:
             self._no_witness()

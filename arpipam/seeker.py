@@ -8,11 +8,13 @@ arrived before `now` first, and then calls `advance(now)`.
 from __future__ import annotations
 
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from arpipam import arp
 from arpipam.errors import ArpipamError, UnknownError
 from arpipam.evidence import Evidence
+from arpipam.interest import Interest
 from arpipam.outbox import Outbox
 from arpipam.survey import Answer, Survey
 from arpipam.trial import NO_WITNESS, Canary, Trial
@@ -24,15 +26,24 @@ if TYPE_CHECKING:
     from arpipam.arp import ArpPacket
     from arpipam.terms import Terms
 
+WITNESS_HUNT = 1024
+"""Addresses that are surveyed at most for the sake of finding one station that answers, ..."""
+HUNT_WINDOW = 256
+"""... so many at a time, ..."""
+SMALL_WINDOW = 4
+"""... or so many where the interface has no address, so that surveys are probes."""
 SURVEY_ROUNDS = 2
 """How often a silent address is asked for in all; the later rounds go out beside the probes."""
 _LONGEST_LISTENING = 0.1
 
 
 class Seeker:
-    """The common part of `Search` and `Check`: surveys, then a `Trial` as `_choose` decides."""
+    """The common part of `Search` and `Check`: surveys, then a `Trial` as `_choose` decides.
 
-    def __init__(self, mac: bytes, terms: Terms, *, rng: random.Random, now: float) -> None:
+    Where no witness is named, stations of the link are looked for first, among `others` (addresses of the same subnet).
+    """
+
+    def __init__(self, mac: bytes, terms: Terms, *, rng: random.Random, now: float, others: Iterable[int] = ()) -> None:
         self.mac = mac
         """The MAC that will own the address: probes are sent from it."""
         self.terms = terms
@@ -46,10 +57,13 @@ class Seeker:
         )
         self.trial: Trial | None = None
         self._rng = rng
+        self._others = islice(others, WITNESS_HUNT)
         # Where the interface has no address its requests are probes, which contend with others': ask once.
         rounds = SURVEY_ROUNDS if terms.own_address else 1
         self.survey = Survey(terms.own_mac, terms.own_address, rounds=rounds, on_answer=self._answered)
         self._outbox = Outbox()
+        self._span: tuple[int, int] | None = None
+        """From the first to the last of the addresses that may be chosen; in between may be others."""
         self._pause_until: float | None = None
         self._listening_since = now
         self.survey.add(n for n in terms.neighbours if n not in terms.witnesses)
@@ -67,6 +81,12 @@ class Seeker:
         if self._outbox or self.survey:
             return None
         return max(self.survey.last_sent, self._listening_since) + self._listen()
+
+    @property
+    def interest(self) -> Interest | None:
+        """Which packets it has a use for."""
+        tried = () if self.trial is None else self.trial.acds
+        return Interest(frozenset(tried), frozenset((self.mac, self.terms.own_mac)), self._span)
 
     def outboxes(self) -> Iterator[Outbox | Survey]:
         """The frames that wait to leave, the urgent ones first."""
@@ -131,6 +151,12 @@ class Seeker:
         self.survey.add(addresses)
         self._ask_witnesses()
         self._listening_since = now
+
+    def _hunt(self, now: float) -> bool:
+        """Survey some more addresses in the hope for a witness; whether there were any."""
+        window = list(islice(self._others, HUNT_WINDOW if self.terms.own_address else SMALL_WINDOW))
+        self._survey((address for address in window if address not in self.terms.local_addresses), now)
+        return bool(window)
 
     def _ask_witnesses(self) -> None:
         """Witnesses are probed as the candidates will be; the canary is asked in both ways."""

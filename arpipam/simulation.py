@@ -163,7 +163,7 @@ class Claimer:
             self.acd.receive(packet, now)
             return bool(self.acd.outbox)
         search = self._search
-        if search is None or search.done:
+        if search is None or search.done or not (search.interest and search.interest.wants(packet)):
             return False
         search.receive(packet, now)
         return search.trial is None or search.trial.done
@@ -171,7 +171,8 @@ class Claimer:
     def run(self, now: float) -> float | None:
         """Do what is due."""
         if self._search is None:
-            self._search = Search(iter(self._candidates()), self.mac, self._terms, rng=self._rng, now=now)
+            candidates, others = iter(self._candidates()), self._candidates()
+            self._search = Search(candidates, self.mac, self._terms, rng=self._rng, now=now, others=others)
         search = self._search
         if self.acd is None and self.error is None:
             self._flush(search.outboxes(), now)

@@ -7,9 +7,10 @@ stderr.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
-import threading
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from arpipam.results import Station
 
 _MILLISECONDS = 1000
+_READER_GONE = 141  # what a shell shows for a program that SIGPIPE ended
 _WORST = {"free": 0, "in_use": 1, "contended": 1, "unknown": 3}
 """Exit status of a verdict; of several, the highest holds."""
 
@@ -175,30 +177,28 @@ def claim(address: IPv4Address | None, options: Options) -> int:
     Interrupting is the normal end: exit status 130. A station that insists on the address ends it too: exit status 1.
     """
     output = Output(["address", "prefix", "mac", "state"], as_json=options.json, table=False)  # it has no end
-    stop = threading.Event()
-    status = INTERRUPTED
+    changes: SimpleQueue[ClaimState | None] = SimpleQueue()  # which a signal handler may put into; None: interrupted
 
     def show(state: ClaimState) -> None:
         output.row(address=holding.address, prefix=holding.prefix, mac=holding.mac, state=state.value)
-        sys.stdout.flush()
-
-    def changed(state: ClaimState) -> None:
-        nonlocal status
-        show(state)
-        if state.value in _ENDED:
-            status = _ENDED[state.value]
-            stop.set()
 
     with make_allocator(options, progress=_progress) as allocator:
         with allocator.claim("arpipam claim", address, options.mac) as holding:
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: stop.set())
-            show(holding.state)
-            holding.on_change(changed)
-            stop.wait()
+                signal.signal(number, lambda *_: changes.put(None))
+            holding.on_change(changes.put)
+            state = holding.state  # with all that changed before
+            show(state)
+            while state.value not in _ENDED and (new := changes.get()) is not None:
+                if new is not state:
+                    show(new)
+                state = new
+        show(holding.state)
         if holding.conflict is not None:
             _progress(f"{holding.conflict} insists on {holding.address}, so it was given up; claim another")
-    return status
+        elif holding.failure is not None:
+            _progress(f"{holding.address} was given up: {holding.failure}")
+    return _ENDED.get(state.value, INTERRUPTED)
 
 
 _ENDED = {"conflict": 1, "link lost": 3}
@@ -208,12 +208,13 @@ _ENDED = {"conflict": 1, "link lost": 3}
 @shared_options
 def leases(options: Options) -> int:
     """List the leases of this host, after releasing those whose container or process is gone."""
+    from arpipam.allocator import may_exist  # noqa: PLC0415 - as all that takes time to load
     from arpipam.leases import SqliteLeaseStore  # noqa: PLC0415 - as all that takes time to load
     from launcher.engine import Engine, EngineError, reconcile  # noqa: PLC0415
 
     output = Output(["interface", "address", "prefix", "mac", "owner", "state", "container"], as_json=options.json)
     path = options.state_dir / "leases.db"
-    if path.exists():
+    if may_exist(path):
         with SqliteLeaseStore(path) as store:
             try:
                 reconcile(store, Engine())
@@ -236,4 +237,9 @@ def leases(options: Options) -> int:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(execute(arpipam, "arpipam"))
+    try:
+        status = execute(arpipam, "arpipam")
+    except BrokenPipeError:  # whoever reads our output has gone; at its end Python would try once more, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = _READER_GONE
+    sys.exit(status)

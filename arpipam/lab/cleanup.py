@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
 
-from arpipam.lab.namespace import sh
+from arpipam.lab.namespace import DAEMONS, sh
 
 ROOT = Path("/run/arpipam-lab")
 PREFIX = "aplab-"
@@ -76,6 +76,7 @@ def _kill(namespaces: list[Path]) -> None:
         for pid in victims:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        DAEMONS[:] = [process for process in DAEMONS if process.poll() is None]
         for pid in victims:
             with suppress(ChildProcessError):  # ours are reaped here, others by their parents
                 os.waitpid(pid, os.WNOHANG)

@@ -43,11 +43,7 @@ class Engine:
             f"--pidfile {self._directory}/docker.pid -H unix://{self.socket} --bridge=none --iptables=false "
             f"--ip-forward=false --ip-masq=false --userland-proxy=false --cgroup-parent={self.cgroup(self._directory)}"
         )
-        words = self._namespace.enter("unshare", "--mount", "sh", "-ec", script)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+        self.process = self._namespace.daemon(["unshare", "--mount", "sh", "-ec", script], self.log)
         until = time.monotonic() + _PATIENCE
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > until:

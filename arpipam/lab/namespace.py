@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _SELF = "/proc/thread-self/ns/net"
+DAEMONS: list[subprocess.Popen[bytes]] = []
+"""Those that this process has started; their ends are waited for where they are killed."""
 
 
 def sh(*words: str, **options: Any) -> str:
@@ -52,6 +54,20 @@ class Namespace:
     def ip(self, lines: Sequence[str]) -> None:
         """Run several `ip` commands in here at once."""
         sh("ip", "-n", self.name, "-batch", "-", input="\n".join(lines) + "\n")
+
+    def daemon(self, words: Sequence[str], log: Path, **options: Any) -> subprocess.Popen[bytes]:
+        """Start a program in here that runs until the lab ends; what it prints is added to the file `log`."""
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                self.enter(*words),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                **options,
+            )
+        DAEMONS.append(process)
+        return process
 
     @contextmanager
     def inside(self) -> Iterator[None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -66,18 +65,9 @@ class OpenVSwitch:
         return self._namespace.run("ovs-vsctl", f"--db={self._database}", "--timeout=20", *words, env=self._env)
 
     def _spawn(self, program: str, *words: str) -> None:
-        log = (self.directory / f"{program}.out").open("ab")
         control = f"--unixctl={self.directory}/{program}.ctl"
         quiet = ["-vconsole:off", f"--log-file={self.directory}/{program}.log"]
-        with log:
-            subprocess.Popen(
-                self._namespace.enter(program, *words, control, *quiet),
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._namespace.daemon([program, *words, control, *quiet], self.directory / f"{program}.out", env=self._env)
 
     def _wait_for(self, path: Path) -> None:
         until = time.monotonic() + _PATIENCE

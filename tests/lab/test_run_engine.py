@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -141,12 +142,21 @@ def test_streams_and_status_are_those_of_docker_run(any_launcher: Launcher) -> N
 
 def test_a_terminal_is_the_containers(any_launcher: Launcher) -> None:
     ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (33, 77))
     os.set_blocking(ours, True)
-    words = ["-it", "--rm", "busybox", "sh", "-c", "stty size; read word; echo got $word; exit 5"]
+    size = '"$(stty size)"'
+    words = [
+        "-it",
+        "--rm",
+        "busybox",
+        "sh",
+        "-c",
+        f"until [ '33 77' = {size} ]; do sleep 0.05; done; echo 33x77; read w; echo got $w; exit 5",
+    ]
     process = any_launcher.spawn(*words, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     seen = b""
-    while b"0 0" not in seen:
+    while b"33x77" not in seen:
         seen += os.read(ours, 4096)
     os.write(ours, b"this\r")
     while b"got this" not in seen:

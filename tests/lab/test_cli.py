@@ -1,0 +1,514 @@
+"""`arpipam` as it is installed, on a host of the lab: what it prints, where, and with which exit status it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from arpipam import arp
+from arpipam.lab import Host, Lab, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from arpipam.lab.stations import Station
+
+ARPIPAM = str(Path(sys.executable).parent / "arpipam")
+OWN, PRINTER, PHONE, FREE, FREE_TOO = (f"172.16.42.{n}" for n in (1, 3, 30, 2, 4))
+NOT_ROOT = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+LONG = 30.0
+"""Seconds after which a condition that was waited for will not come any more."""
+
+PROBE_KEYS = ["address", "verdict", "mac", "rtt_ms", "probes", "miss_probability", "reason"]
+FIND_KEYS = ["address", "prefix", "mac", "elapsed_ms", "probed", "in_use", "miss_probability"]
+SCAN_KEYS = ["address", "mac", "rtt_ms"]
+CLAIM_KEYS = ["address", "prefix", "mac", "state"]
+LEASE_KEYS = ["interface", "address", "prefix", "mac", "owner", "state", "container"]
+
+
+@dataclass(frozen=True)
+class Lan:
+    """A host, a printer and a phone on a wire."""
+
+    lab: Lab
+    wire: Wire
+    host: Host
+    printer: Station
+    phone: Station
+
+
+@dataclass
+class Tool:
+    """arpipam on a host, with a lease store of its own and no Docker engine."""
+
+    host: Host
+    state: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"ARPIPAM_STATE_DIR": str(self.state), "DOCKER_HOST": f"unix://{self.state}/none", "COLUMNS": "300"}
+
+    def run(self, *words: str, before: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end."""
+        return self.host.command(*before, ARPIPAM, *words, env=self.env | env, timeout=2 * LONG)
+
+    def json(self, *words: str, status: int = 0) -> list[dict[str, Any]]:
+        """What it prints as JSON, when it ends with this status."""
+        done = self.run(*words, "--json")
+        assert done.returncode == status, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def spawn(self, *words: str, before: tuple[str, ...] = (), **options: Any) -> subprocess.Popen[str]:
+        """Start it."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        process = self.host.spawn(*before, ARPIPAM, *words, env=self.env, text=True, **pipes)
+        self.started.append(process)
+        return process
+
+    def claim(self, *words: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+        """Start a claim, and wait until it holds."""
+        process = self.spawn("claim", "--json", *words)
+        assert process.stdout is not None
+        return process, json.loads(process.stdout.readline())
+
+    def terminal(self, *words: str) -> tuple[int, str]:
+        """Run it on a terminal: exit status, and the words that are seen there."""
+        ours, theirs = os.openpty()
+        process = self.spawn(*words, stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        seen = b""
+        try:
+            while part := os.read(ours, 4096):
+                seen += part
+        except OSError:  # the other end is closed
+            pass
+        os.close(ours)
+        return process.wait(LONG), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+
+
+@pytest.fixture(scope="module")
+def lan() -> Iterator[Lan]:
+    with Lab() as lab:
+        wire = lab.wire()
+        host = lab.host("host", wire, f"{OWN}/24")
+        lab.start()
+        host.namespace.ip(["link add down0 type veth peer name down1"])
+        stations = (lab.station(name, wire, f"{at}/24") for name, at in (("printer", PRINTER), ("phone", PHONE)))
+        yield Lan(lab, wire, host, *stations)
+
+
+def using(host: Host, state: Path) -> Iterator[Tool]:
+    tool = Tool(host, state)
+    yield tool
+    for process in tool.started:
+        if process.poll() is None:
+            process.kill()
+            process.send_signal(signal.SIGCONT)
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+@pytest.fixture
+def tool(lan: Lan, tmp_path: Path) -> Iterator[Tool]:
+    yield from using(lan.host, tmp_path / "state")
+
+
+@pytest.fixture
+def tool_elsewhere(lan: Lan, tmp_path: Path) -> Iterator[Tool]:
+    """On a host and a wire of its own."""
+    name = f"host{len(lan.lab.hosts)}"
+    host = lan.lab.host(name, lan.lab.wire(), f"{OWN}/24")
+    lan.lab.start()
+    yield from using(host, tmp_path / "state")
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """The first true value of the condition."""
+    end = time.monotonic() + LONG
+    while not (value := condition()):
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+    return value
+
+
+def number(address: str) -> int:
+    return int(IPv4Address(address))
+
+
+def announcement(station: Station, address: str) -> bytes:
+    return arp.announcement(arp.mac_bytes(station.mac), number(address))
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line on stderr that says why it ended; nothing else was printed."""
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("arpipam: ")
+    return line
+
+
+def states(printed: str) -> list[str]:
+    return [json.loads(line)["state"] for line in printed.splitlines()]
+
+
+# probe
+
+
+def test_probe_gives_a_verdict_on_each_address(lan: Lan, tool: Tool) -> None:
+    rows = tool.json("probe", FREE, PRINTER, OWN, status=1)
+    assert [list(row) for row in rows] == [PROBE_KEYS] * 3
+    free, used, own = rows
+    assert (free["address"], free["verdict"], free["mac"], free["reason"]) == (FREE, "free", None, "")
+    assert free["probes"] >= 4
+    assert 0 < free["miss_probability"] <= 1e-6
+    assert (used["address"], used["verdict"], used["mac"]) == (PRINTER, "in_use", lan.printer.mac)
+    assert used["rtt_ms"] > 0
+    assert (own["verdict"], own["reason"]) == ("in_use", "this host's own address")
+
+
+def test_probe_of_free_addresses_alone_succeeds(tool: Tool) -> None:
+    done = tool.run("probe", FREE, FREE_TOO)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split("\t")[:3] for line in done.stdout.splitlines()] == [
+        [FREE, "free", "-"],
+        [FREE_TOO, "free", "-"],
+    ]
+
+
+def test_an_address_that_another_station_probes_for_is_contended(lan: Lan, tool: Tool) -> None:
+    rival = "02:00:00:00:00:99"
+    process = tool.spawn("probe", "--json", FREE)
+    while process.poll() is None:
+        lan.printer.send([arp.probe(arp.mac_bytes(rival), number(FREE))])
+        time.sleep(0.005)
+    assert process.returncode == 1
+    assert process.stdout is not None
+    row = json.loads(process.stdout.read())
+    assert (row["verdict"], row["mac"]) == ("contended", rival)
+
+
+def test_a_fixed_timing_probes_three_times(tool: Tool) -> None:
+    [row] = tool.json("probe", FREE, "--timing", "lan")
+    assert (row["verdict"], row["probes"]) == ("free", 3)
+
+
+def test_a_smaller_miss_probability_takes_more_probes(tool: Tool) -> None:
+    [usual], [sure] = (tool.json("probe", FREE, "--witness", PRINTER, "--miss-probability", p) for p in ("0.1", "1e-9"))
+    assert usual["miss_probability"] > 1e-9 >= sure["miss_probability"]
+    assert usual["probes"] < sure["probes"]
+
+
+# find
+
+
+def test_find_gives_the_first_address_that_nobody_has(tool: Tool) -> None:
+    [row] = tool.json("find")
+    assert list(row) == FIND_KEYS
+    assert (row["address"], row["prefix"], row["in_use"]) == (FREE, 24, 2)
+    assert int(row["mac"][:2], 16) & 3 == 2  # locally administered, one station's
+    assert row["elapsed_ms"] > 0
+    assert row["probed"] >= 2
+    assert 0 < row["miss_probability"] <= 1e-6
+    assert not tool.state.exists()  # finding makes no lease
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--exclude", FREE], FREE_TOO),
+        (["--exclude", FREE, "--exclude", "172.16.42.4-172.16.42.19"], "172.16.42.20"),
+        (["--range", "172.16.42.3-172.16.42.9"], FREE_TOO),
+        (["--range", PRINTER, "--range", "172.16.42.77-172.16.42.78"], "172.16.42.77"),
+        (["172.16.42.0/28"], FREE),
+        (["--witness", PRINTER, "--rate", "200"], FREE),
+    ],
+)
+def test_find_keeps_to_what_it_is_told(tool: Tool, words: list[str], expected: str) -> None:
+    assert [row["address"] for row in tool.json("find", *words)] == [expected]
+
+
+def test_options_are_environment_variables_too(tool: Tool) -> None:
+    done = tool.run("find", "--json", ARPIPAM_EXCLUDE=f"{FREE} {FREE_TOO}", ARPIPAM_MAC="02:00:5E:00:00:07")
+    row = json.loads(done.stdout)
+    assert (row["address"], row["mac"]) == ("172.16.42.5", "02:00:5e:00:00:07")
+
+
+def test_a_part_of_the_interfaces_network_may_start_with_a_station(lan: Lan, tool: Tool) -> None:
+    lan.lab.station("middle", lan.wire, "172.16.42.128/24")
+    [row] = tool.json("find", "172.16.42.128/25", "--witness", "172.16.42.128")
+    assert row["address"] == "172.16.42.129"
+
+
+def test_random_order_differs_and_the_sticky_one_does_not(tool: Tool) -> None:
+    words = ["find", "172.16.0.0/16", "--witness", PRINTER, "--order"]
+    first, second, third, fourth = (tool.json(*words, order)[0]["address"] for order in ("random", "sticky") * 2)
+    assert first != third  # by chance alike once in 65000 times
+    assert second == fourth
+
+
+def test_alone_needs_no_witness(tool_elsewhere: Tool) -> None:
+    done = tool_elsewhere.run("find")
+    assert done.returncode == 3
+    assert "--witness" in complaint(done)
+    [row] = tool_elsewhere.json("find", "--alone")
+    assert (row["address"], row["miss_probability"]) == (FREE, None)
+
+
+# scan
+
+
+def test_scan_lists_every_station(lan: Lan, tool: Tool) -> None:
+    rows = tool.json("scan", "172.16.42.0/27", "--witness", PRINTER)
+    assert [list(row) for row in rows] == [SCAN_KEYS] * 2
+    assert [(row["address"], row["mac"]) for row in rows] == [(PRINTER, lan.printer.mac), (PHONE, lan.phone.mac)]
+    assert all(row["rtt_ms"] > 0 for row in rows)
+
+
+def test_dropped_frames_make_a_scan_unknown(lan: Lan, tool: Tool) -> None:
+    process = None
+    with lan.wire.capture() as capture:
+        # without CAP_NET_ADMIN its buffer is no larger than others'
+        process = tool.spawn(
+            "scan", "172.16.42.0/28", "--rate", "20", before=("setpriv", "--bounding-set", "-net_admin")
+        )
+        until(lambda: [packet for _, packet in capture.read() if packet.sender_ip == number(OWN)])
+        process.send_signal(signal.SIGSTOP)
+    room = 2 * int(Path("/proc/sys/net/core/rmem_max").read_text())
+    lan.printer.send([announcement(lan.printer, PRINTER)] * (room // 256))  # each takes more than that
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=LONG)
+    assert (process.returncode, out) == (3, "")
+    assert "dropped" in err
+    assert len(err.splitlines()) == 1
+
+
+# Where it goes: a terminal, a pipe.
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "columns"),
+    [
+        (["probe", PRINTER], 1, PROBE_KEYS),
+        (["find"], 0, FIND_KEYS),
+        (["scan", "172.16.42.0/28"], 0, SCAN_KEYS),
+        (["leases"], 0, LEASE_KEYS),
+    ],
+)
+def test_a_terminal_gets_a_table(tool: Tool, words: list[str], status: int, columns: list[str]) -> None:
+    ended, seen = tool.terminal(*words)
+    assert ended == status
+    assert " ".join(columns).replace("_", " ") in " ".join(seen.split())
+    assert "\t" not in seen
+
+
+def test_a_pipe_gets_lines_and_no_heading(lan: Lan, tool: Tool) -> None:
+    done = tool.run("scan", "172.16.42.0/28")
+    [line] = done.stdout.splitlines()
+    assert line.split("\t")[:2] == [PRINTER, lan.printer.mac]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("words", [["scan", "172.16.42.0/28"], ["claim", FREE]])
+def test_a_reader_that_has_gone_ends_it_without_a_word(lan: Lan, tool: Tool, words: list[str]) -> None:
+    process = tool.spawn(*words)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(LONG) == 141
+    assert process.stderr.read() == ""
+    assert lan.wire.who_has(FREE) == set()
+
+
+# What it cannot do.
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["find", "-I", "none0"], 2, "no interface 'none0'"),
+        (["find", "-I", "uplink"], 2, "uplink is a port of docker0"),
+        (["find", "172.16.42.1/24"], 2, "has host bits set: write 172.16.42.0/24"),
+        (["find", "--range", "172.16.42.9-172.16.42.2"], 2, "ends before it starts"),
+        (["find", "--range", "10.0.0.1-10.0.0.9"], 2, "is not inside of 172.16.42.0/24"),
+        (["find", "--exclude", "172.16.42.0/24"], 2, "leave no address"),
+        (["find", "--mac", "02:00:00"], 2, "'02:00:00'"),
+        (["claim", "--mac", "01:00:5e:00:00:01"], 2, "belongs to no single station"),
+        (["find", "--witness", OWN], 2, "this host's own address"),
+        (["find", "--rate", "0"], 2, "--rate"),
+        (["find", "--miss-probability", "1"], 2, "--miss-probability"),
+        (["probe"], 2, "Missing argument"),
+        (["probe", "10.0.0.1"], 2, "10.0.0.1 is outside of 172.16.42.0/24"),
+        (["probe", "172.16.42.255"], 2, "is the broadcast address"),
+        (["claim", "10.0.0.1"], 2, "10.0.0.1 is outside of 172.16.42.0/24"),
+        (["claim", "172.16.42.0"], 2, "is the network address"),
+        (["find", "--range", PRINTER], 1, "no free address left: 1 in use"),
+        (["claim", PRINTER], 1, f"{PRINTER} is in use by"),
+        (["find", "-I", "lo"], 3, "lo carries no ARP"),
+        (["find", "-I", "down0"], 3, "down0 is down"),
+        (["claim", "--state-dir", "/proc/none"], 3, "lease store /proc/none/leases.db"),
+        (["renew"], 2, "No such command"),
+        (["find", "--quick"], 2, "No such option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_says_in_one_line_why_not(tool: Tool, words: list[str], status: int, said: str) -> None:
+    done = tool.run(*words)
+    assert done.returncode == status
+    assert said in complaint(done)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["find"], "docker0: raw frames are not permitted; run as root"), (["leases"], "Permission denied; run as root")],
+)
+def test_says_in_one_line_that_root_is_needed(tool: Tool, words: list[str], said: str) -> None:
+    tool.state.mkdir(mode=0o700)
+    done = tool.run(*words, before=NOT_ROOT)
+    assert done.returncode == 3
+    assert said in complaint(done)
+
+
+def test_a_station_that_answers_for_everything_is_named(lan: Lan, tool_elsewhere: Tool) -> None:
+    proxy = lan.lab.station("proxy", tool_elsewhere.host, everything=True)
+    for words in (["find"], ["claim", FREE]):
+        done = tool_elsewhere.run(*words)
+        assert done.returncode == 3
+        assert f"{proxy.mac} answers for every address" in complaint(done)
+    [row] = tool_elsewhere.json("probe", FREE, status=3)
+    assert row["verdict"] == "unknown"
+    assert proxy.mac in row["reason"]
+
+
+def test_nothing_is_free_unless_each_witness_answers(lan: Lan, tool: Tool) -> None:
+    witnesses = ["--witness", PHONE, "--witness", PRINTER]
+    lan.wire.cut(lan.printer)
+    try:
+        probing = tool.spawn("probe", "--json", FREE, *witnesses)  # beside the other, as both take their time
+        done = tool.run("find", *witnesses)
+        probed, _ = probing.communicate(timeout=LONG)
+    finally:
+        lan.wire.heal()
+    assert done.returncode == probing.returncode == 3
+    assert f"no answer from witness {PRINTER}:" in complaint(done)
+    row = json.loads(probed)
+    assert row["verdict"] == "unknown"
+    assert f"no answer from witness {PRINTER}:" in row["reason"]
+    assert [row["address"] for row in tool.json("find", *witnesses)] == [FREE]  # at once, when it is back
+
+
+# claim and leases
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_claim_holds_the_address_until_it_is_interrupted(lan: Lan, tool: Tool, number: signal.Signals) -> None:
+    process, row = tool.claim()
+    assert list(row) == CLAIM_KEYS
+    assert (row["address"], row["prefix"]) == (FREE, 24)
+    assert lan.wire.who_has(FREE) == {row["mac"]}
+    [lease] = tool.json("leases")
+    assert list(lease) == LEASE_KEYS
+    known = {"interface": "docker0", "owner": "arpipam claim", "state": "claimed", "container": ""}
+    assert lease == known | {name: row[name] for name in ("address", "prefix", "mac")}
+    process.send_signal(number)
+    process.send_signal(number)  # who is in a hurry gets no other end
+    out, err = process.communicate(timeout=LONG)
+    assert (process.returncode, err) == (130, "")
+    assert [row["state"], *states(out)] == ["announcing", "defending", "released"]
+    assert lan.wire.who_has(FREE) == set()
+    assert [lease["state"] for lease in tool.json("leases")] == ["quarantined"]
+
+
+def test_claim_of_a_given_address_under_a_given_mac(lan: Lan, tool: Tool) -> None:
+    process, row = tool.claim("172.16.42.60", "--mac", "02-00-5E-00-00-60")
+    assert (row["address"], row["mac"]) == ("172.16.42.60", "02:00:5e:00:00:60")
+    assert lan.wire.who_has("172.16.42.60") == {"02:00:5e:00:00:60"}
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LONG) == 130
+
+
+def test_claim_in_a_pipe_writes_a_line_for_each_change(tool: Tool) -> None:
+    process = tool.spawn("claim", FREE)
+    assert process.stdout is not None
+    lines = [process.stdout.readline(), process.stdout.readline()]
+    process.send_signal(signal.SIGINT)
+    lines += process.stdout.readlines()
+    assert [line.rstrip().split("\t")[3] for line in lines] == ["announcing", "defending", "released"]
+    assert {tuple(line.split("\t")[:2]) for line in lines} == {(FREE, "24")}
+
+
+@pytest.mark.parametrize("word", ["find", "claim"])
+def test_an_interrupted_search_leaves_nothing(lan: Lan, tool: Tool, word: str) -> None:
+    with lan.wire.capture() as capture:
+        process = tool.spawn(word, "--timing", "rfc5227")  # which takes 4 s at least
+        until(lambda: [packet for _, packet in capture.read() if packet.is_probe and packet.target_ip == number(FREE)])
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=LONG) == ("", "")
+        assert process.returncode == 130
+    assert not [packet for _, packet in capture.packets if packet.sender_ip == number(FREE)]
+    assert tool.json("leases") == []
+
+
+def test_claim_ends_when_another_station_insists(lan: Lan, tool: Tool) -> None:
+    process, row = tool.claim(FREE)
+    while process.poll() is None:
+        lan.printer.send([announcement(lan.printer, FREE)])
+        time.sleep(0.01)
+    out, err = process.communicate(timeout=LONG)
+    assert process.returncode == 1
+    assert err == f"arpipam: {lan.printer.mac} insists on {FREE}, so it was given up; claim another\n"
+    assert [row["state"], *states(out)][-2:] == ["conflict", "released"]
+    assert lan.wire.who_has(FREE) == set()
+
+
+def test_claim_says_that_the_link_was_lost(lan: Lan, tool_elsewhere: Tool) -> None:
+    lan.lab.station(f"beside-{tool_elsewhere.host.name}", tool_elsewhere.host, f"{PRINTER}/24")
+    process, _ = tool_elsewhere.claim()
+    tool_elsewhere.host.namespace.ip(["link set docker0 down"])
+    out, err = process.communicate(timeout=LONG)
+    assert process.returncode == 3
+    assert err == f"arpipam: {FREE} was given up: docker0 is down; bring it up: ip link set docker0 up\n"
+    assert states(out)[-2:] == ["link lost", "released"]
+
+
+def test_an_address_that_another_process_holds_is_in_use(lan: Lan, tool: Tool, tmp_path: Path) -> None:
+    _, row = tool.claim(FREE)
+    done = tool.run("claim", FREE)
+    assert done.returncode == 1
+    assert f"{FREE} is leased on this host already" in complaint(done)
+    done = tool.run("claim", FREE, ARPIPAM_STATE_DIR=str(tmp_path / "another"))  # it knows only what the wire says
+    assert done.returncode == 1
+    assert f"{FREE} is in use by {row['mac']}" in complaint(done)
+    assert [found["address"] for found in tool.json("find")] == [FREE_TOO]
+    assert lan.wire.who_has(FREE) == {row["mac"]}
+
+
+def test_leases_are_given_back_when_their_process_was_killed(tool: Tool) -> None:
+    process, row = tool.claim(FREE)
+    process.kill()
+    process.wait()
+    done = tool.run("leases", "--json")
+    assert done.returncode == 0
+    [line] = done.stderr.splitlines()  # no engine to ask
+    assert "cannot reach the Docker engine" in line
+    lease = json.loads(done.stdout)
+    assert (lease["address"], lease["mac"], lease["state"]) == (FREE, row["mac"], "quarantined")
+
+
+def test_no_leases_are_no_fault(tool: Tool) -> None:
+    done = tool.run("leases")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not tool.state.exists()
