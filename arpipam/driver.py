@@ -233,6 +233,8 @@ class Driver:
     def _turn(self) -> None:
         """Read, think, write, sleep."""
         self._run_calls()
+        if self._closing:  # the byte that says so may just have been read with the others
+            return
         now = self.link.now()
         emptied = self._read(now)
         for holding in list(self._holdings.values()):

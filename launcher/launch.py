@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -52,10 +53,10 @@ class Wish:
         """Whose the address is: the container's name, else a digest of the command line (which may hold secrets)."""
         for word, following in zip(self.words, (*self.words[1:], ""), strict=True):
             if word == "--name" and following:
-                return following
+                return _utf8(following)
             if word.startswith("--name="):
-                return word.removeprefix("--name=")
-        return "run-" + hashlib.sha256("\0".join(self.words).encode()).hexdigest()[:12]
+                return _utf8(word.removeprefix("--name="))
+        return "run-" + hashlib.sha256(os.fsencode("\0".join(self.words))).hexdigest()[:12]
 
 
 class Launch:
@@ -247,6 +248,11 @@ class Launch:
             click.echo(json.dumps(line | {"elapsed_ms": found}), err=True)
         elif state is ClaimState.CONFLICT:
             _tell(f"{claim.conflict} uses {claim.address} too and does not give it up; we no longer defend it")
+
+
+def _utf8(word: str) -> str:
+    """A word of the command line as text that can be stored, whatever bytes it was made of."""
+    return os.fsencode(word).decode(errors="backslashreplace")
 
 
 def _nothing() -> None:
