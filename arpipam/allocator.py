@@ -116,6 +116,7 @@ class Allocator:
         """The leases of this host; the store is made when it is first needed."""
         if self._store is None:
             self._store = SqliteLeaseStore(self.state_dir / "leases.db")
+            self._store.reap()  # what killed processes held
         return self._store
 
     def find(self, owner: str = "", mac: str | None = None) -> Found:
@@ -192,6 +193,8 @@ class Allocator:
                     f"{self.interface}: the kernel dropped {scan.dropped} frames, so stations may be missing; scan "
                     f"with a lower rate than {self._rate:g}/s"
                 )
+            if doubt := scan.doubt():
+                raise UnknownError(f"{self.interface}: {doubt}")
             return [Station.of(address, answer) for address, answer in sorted(scan.survey.answers.items())]
 
         return self._driver.run(scan, finish)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from arpipam import arp
+from arpipam.outbox import Outbox
 from arpipam.survey import Survey
+from arpipam.trial import Canary, dotted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +33,11 @@ class Scan:
         self.survey = Survey(terms.own_mac, terms.own_address, rounds=MOST_ROUNDS, on_answer=on_station)
         self.rounds = 1
         self.dropped = 0
+        self._canary = Canary(terms.canary)
+        self._witnesses = terms.witnesses
+        self._outbox = Outbox()
+        if terms.canary is not None and terms.own_address:
+            self._outbox.put(arp.request(terms.own_mac, terms.own_address, terms.canary))
         self._known = 0
         self.survey.add(address for address in addresses if address not in terms.local_addresses)
 
@@ -42,13 +50,21 @@ class Scan:
     def interest(self) -> None:
         """Everything: whoever sends is a station."""
 
-    def outboxes(self) -> Iterator[Survey]:
+    def outboxes(self) -> Iterator[Outbox | Survey]:
         """The frames that wait to leave."""
+        yield self._outbox
         yield self.survey
 
     def receive(self, packet: ArpPacket, now: float) -> None:
         """Take in a packet from the link."""
+        self._canary.receive(packet)
         self.survey.receive(packet, now)
+
+    def doubt(self) -> str:
+        """Why the list of stations means nothing; empty where it does."""
+        if silent := [witness for witness in self._witnesses if witness in self.survey.silent]:
+            return f"no answer from witness {dotted(silent)}: what is behind it is missing here; bring it back"
+        return self._canary.doubt()
 
     def overflow(self, dropped: int, now: float) -> None:  # noqa: ARG002 - the next round asks again
         """The kernel dropped frames; the next round asks the silent again."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from arpipam.errors import PoolExhaustedError, UnknownError
 from arpipam.seeker import SMALL_WINDOW, Seeker
+from arpipam.survey import Answer
 from arpipam.trial import Trial, Verdict
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Search(Seeker):
         self._conflicts += 1
         if outcome.verdict is Verdict.IN_USE:
             # The survey missed it, so it may have missed others as well.
-            self.survey.note(address, outcome.mac or b"")
+            self.survey.note(address, Answer(outcome.mac or b"", None))
             self.survey.repeat()
             self._survey([], now)
         else:

@@ -178,9 +178,11 @@ class Seeker:
         return min(self.evidence.gap(), _LONGEST_LISTENING)
 
     def _answered(self, address: int, answer: Answer) -> None:
-        """The survey found a station: it is one more witness, and shows the round trip."""
-        if answer.round_trip is not None and answer.mac not in self.terms.local_macs:
-            self.evidence.adopt(address)
+        """The survey found a station: it is one more witness, and may show the round trip."""
+        if not answer.to_us or answer.mac in self.terms.local_macs:
+            return
+        self.evidence.adopt(address)
+        if answer.round_trip is not None:
             self.evidence.measure(answer.round_trip)
 
     def _unwitnessed(self) -> bool:

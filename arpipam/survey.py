@@ -24,6 +24,8 @@ class Answer(NamedTuple):
 
     mac: bytes
     round_trip: float | None
+    to_us: bool = False
+    """It answered a question of this host, if not of this survey."""
 
 
 class Survey:
@@ -76,13 +78,13 @@ class Survey:
         if packet.sender_ip in self.silent and packet.sender_mac != self._mac:
             to_us = packet.operation == arp.REPLY and packet.target_mac == self._mac
             asked = self._asked.get(packet.sender_ip) if to_us else None
-            self.note(packet.sender_ip, packet.sender_mac, None if asked is None else now - asked)
+            self.note(packet.sender_ip, Answer(packet.sender_mac, None if asked is None else now - asked, to_us))
 
-    def note(self, address: int, mac: bytes, round_trip: float | None = None) -> None:
+    def note(self, address: int, answer: Answer) -> None:
         """A station uses this address."""
         if self.silent.pop(address, None) is None:
             return
-        answer = self.answers[address] = Answer(mac, round_trip)
+        self.answers[address] = answer
         if self._on_answer is not None:
             self._on_answer(address, answer)
 

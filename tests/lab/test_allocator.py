@@ -135,7 +135,7 @@ def number(address: IPv4Address | str) -> int:
 
 def owners(lan: Lan, address: IPv4Address | str) -> set[str]:
     """The MACs that answer for an address at this moment."""
-    return who_have(lan.printer.namespace, "eth0", [str(address)], timeout=0.1, tries=2)[str(address)]
+    return who_have(lan.printer.namespace, "eth0", [str(address)], timeout=0.1, tries=1)[str(address)]
 
 
 def announcement(station: Station, address: IPv4Address | str) -> bytes:
@@ -161,6 +161,11 @@ def probed(capture: Capture, address: str) -> Callable[[], bool]:
 # Looking.
 
 
+def test_a_fixed_timing_probes_three_times(lan: Lan, opened: Opener) -> None:
+    [one] = opened(lan, timing="lan", witnesses=[PRINTER]).probe([FREE])
+    assert (one.verdict, one.probes) == (Verdict.FREE, 3)
+
+
 def test_finds_the_first_address_that_nobody_has(lan: Lan, opened: Opener) -> None:
     found = opened(lan).find()
     assert (str(found.address), found.prefix, found.in_use) == (FREE, 24, 1)
@@ -182,10 +187,9 @@ def test_scans_for_every_station_and_tells_of_each_at_once(lan: Lan, opened: Ope
     assert heard == [PRINTER]
 
 
-def test_a_scan_lists_the_witness_and_the_gateway_too(lan: Lan, opened: Opener) -> None:
-    for known in ({"witnesses": [PRINTER]}, {"gateway": PRINTER}):
-        allocator = opened(lan, ranges=["172.16.42.1-172.16.42.9"], **known)
-        assert [str(station.address) for station in allocator.scan()] == [PRINTER]
+def test_a_scan_lists_witness_and_gateway_too(lan: Lan, opened: Opener) -> None:
+    allocator = opened(lan, ranges=["172.16.42.1-172.16.42.9"], witnesses=[PRINTER], gateway=PRINTER)
+    assert [str(station.address) for station in allocator.scan()] == [PRINTER]
 
 
 @pytest.mark.parametrize("behaviour", [{"slow": 0.08}, {"deaf": 2}, {"shifting": True}], ids=str)
@@ -214,13 +218,12 @@ def test_a_third_of_the_frames_lost_makes_no_used_address_free(own_lan: Lan, ope
     gateway = own_lan.lab.station("gateway", own_lan.wire, "172.16.42.254/24")
     own_lan.wire.loss = 30
     allocator = opened(own_lan, witnesses=["172.16.42.254"], ranges=["172.16.42.2-172.16.42.3"], budget=LONG)
-    for _ in range(2):
-        used, free = allocator.probe([PRINTER, FREE])
-        assert (used.verdict, used.mac) == (Verdict.IN_USE, own_lan.printer.mac)
-        assert free.verdict is Verdict.FREE
-        assert free.probes > 8  # a witness that loses half of its answers makes it look longer
-        assert free.miss_probability is not None
-        assert free.miss_probability <= 1e-6
+    used, free = allocator.probe([PRINTER, FREE])
+    assert (used.verdict, used.mac) == (Verdict.IN_USE, own_lan.printer.mac)
+    assert free.verdict is Verdict.FREE
+    assert free.probes > 8  # a witness that loses half of its answers makes it look longer
+    assert free.miss_probability is not None
+    assert free.miss_probability <= 1e-6
     claim = allocator.claim("web")
     own_lan.wire.loss = 0
     assert own_lan.wire.who_has(str(claim.address)) == {claim.mac}
@@ -378,11 +381,11 @@ def test_a_released_address_goes_to_nobody_but_its_owner_for_a_while(lan: Lan, o
 def test_sticky_order_gives_an_owner_its_last_address(lan: Lan, opened: Opener) -> None:
     allocator = opened(lan, order="sticky")
     allocator.claim("web", "172.16.42.177").release(quarantine=0)
-    others = [allocator.claim(owner) for owner in ("db", "cache")]
+    other = allocator.claim("db")
     assert str(allocator.find("web").address) == "172.16.42.177"
     web = allocator.claim("web")
     assert str(web.address) == "172.16.42.177"
-    assert len({claim.address for claim in (web, *others)}) == 3
+    assert other.address != web.address
 
 
 def test_a_claimed_address_is_not_free_for_the_very_process_that_holds_it(lan: Lan, opened: Opener) -> None:
@@ -517,10 +520,6 @@ def test_claims_at_once_get_an_address_each(lan: Lan, opened: Opener) -> None:
     run_inside(lan.host, claim_several)
 
 
-@pytest.mark.xfail(
-    raises=UnknownError,
-    reason="a station that answered one search is no witness to another, which heard the answer before it asked",
-)
 def test_claims_at_once_share_the_station_that_answers(own_lan: Lan, opened: Opener) -> None:
     async def claim_two() -> None:
         # At this pace both have started before the first of them asks for the only station.
