@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-venv docker.io iptables nftables iproute2 iputils-arping iputils-ping openvswitch-switch busybox-static
 
-.PHONY: install system test lint demo lock clean
+.PHONY: install system test lint demo bench lock clean
 install: system $(VENV)/.installed
 
 # Daemons that Debian would start on installation (an engine, Open vSwitch) stay off: the lab starts its own.
@@ -28,6 +28,13 @@ lint: install
 
 demo: install
 	$(BIN)/python -m launcher.demo
+
+# How long claims, launches and verdicts take; arp-scan stands beside in the last.
+bench: install
+	@.ci/packages arp-scan
+	$(BIN)/python bench/claims.py
+	$(BIN)/python bench/launch.py
+	$(BIN)/python bench/peers.py
 
 # New versions of the dependencies, pinned with hashes.
 lock: install

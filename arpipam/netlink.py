@@ -65,7 +65,7 @@ def facts(interface: str) -> Facts:
     carry ARP.
     """
     with IPRoute(strict_check=True) as ipr:  # strict: the kernel picks the routes, of which there may be a million
-        links = _dump(ipr.get_links)
+        links = dump(ipr.get_links)
         link = next((link for link in links if link.get("ifname") == interface), None)
         if link is None:
             raise _missing(interface, links)
@@ -73,10 +73,10 @@ def facts(interface: str) -> Facts:
         index = link["index"]
         addresses = [
             (address["index"], IPv4Interface(f"{address.get('local')}/{address['prefixlen']}"))
-            for address in _dump(ipr.get_addr, family=AF_INET)
+            for address in dump(ipr.get_addr, family=AF_INET)
         ]
-        routes = _dump(ipr.route, "dump", family=AF_INET, oif=index, dump_filter=_every)
-        neighbours = _dump(ipr.get_neighbours, family=AF_INET)
+        routes = dump(ipr.route, "dump", family=AF_INET, oif=index, dump_filter=_every)
+        neighbours = dump(ipr.get_neighbours, family=AF_INET)
     macs = (_mac(link) for link in links if link["ifi_type"] == _ARPHRD_ETHER)
     return Facts(
         index=index,
@@ -97,7 +97,7 @@ def facts(interface: str) -> Facts:
 def condition(index: int) -> Condition | None:
     """Whether the interface can carry a frame now; None when it is gone."""
     with IPRoute() as ipr:
-        links = _dump(ipr.get_links)
+        links = dump(ipr.get_links)
     link = _by_index(links, index)
     if link is None:
         return None
@@ -183,7 +183,7 @@ def _every(_: Any) -> bool:
     return True
 
 
-def _dump(method: Callable[..., Any], *words: Any, **filters: Any) -> list[Any]:
+def dump(method: Callable[..., Any], *words: Any, **filters: Any) -> list[Any]:
     """All that the kernel tells, again when it changed on the way: an entry can be missing then (linux/netlink.h)."""
     for _ in range(_DUMP_TRIES):
         messages = list(method(*words, **filters))
@@ -203,7 +203,7 @@ def ends_here(bridge: int) -> bool | None:
     """
     with ExitStack() as stack:
         ipr = stack.enter_context(IPRoute())
-        links = _dump(ipr.get_links)
+        links = dump(ipr.get_links)
         device = _by_index(links, bridge)
         ports = [link for link in links if link.get("master") == bridge]
         if device is None or device.get("master") is not None or _carries_others(links, bridge):
@@ -262,8 +262,8 @@ def _is_end(namespace: int | None, port: Any) -> bool | None:
     try:
         netns.setns(namespace)
         with IPRoute() as ipr:
-            links = _dump(ipr.get_links)
-            addressed = {address["index"] for address in _dump(ipr.get_addr, family=AF_INET)}
+            links = dump(ipr.get_links)
+            addressed = {address["index"] for address in dump(ipr.get_addr, family=AF_INET)}
     except (OSError, NetlinkError):
         return None
     peer = _by_index(links, port.get("link"))

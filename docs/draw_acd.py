@@ -13,18 +13,19 @@ if TYPE_CHECKING:
 HEAD = """\
 # One address: the RFC 5227 state machine
 
-This file is drawn from `arpipam.acd.TRANSITIONS` by `python docs/draw_acd.py > docs/acd.md`; do not edit it. What is not in
-the table is a fault of the caller: it raises `IllegalTransition` and changes nothing.
+This file is drawn from `arpipam.acd.TRANSITIONS` by `python docs/draw_acd.py > docs/acd.md`; do not edit it. What is
+not in the table is a fault of the caller: it raises `IllegalTransition` and changes nothing.
 """
 
 NOTES = """\
-- *waiting* lasts up to PROBE_WAIT, *probing* until PROBE_NUM probes have left or the witnesses say that there were enough,
-  *settling* ANNOUNCE_WAIT after the last probe, or as long as the slowest witness needs (RFC 5227, 2.1.1).
+- *waiting* lasts up to PROBE_WAIT, *probing* until PROBE_NUM probes have left or the witnesses say that there were
+  enough, *settling* ANNOUNCE_WAIT after the last probe, or as long as the slowest witness needs (RFC 5227, 2.1.1).
 - *a station uses it*: a request or reply with the address as its sender, from another MAC. *A station probes for it*: a
   request for it with sender 0.0.0.0, from a MAC that is none of this host's (2.1.1). Any other request for the address
   is no conflict: *a station asks for it*, and while the address is ours it is answered (2.3).
 - *free* is nobody's: the caller claims the address, or lets it go.
-- *announcing*: ANNOUNCE_NUM announcements, ANNOUNCE_INTERVAL apart (2.3). The address is answered for from the first one on.
+- *announcing*: ANNOUNCE_NUM announcements, ANNOUNCE_INTERVAL apart (2.3). The address is answered for from the
+  first one on.
 - A conflict while the address is ours is *defended* or *given up* as the policy says (2.4); claims use `once`:
 """
 

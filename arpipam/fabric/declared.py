@@ -78,7 +78,7 @@ class Fabric(_Strict):
         return value
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Fabric:
+    def _hosts_fit(self) -> Fabric:
         for host in self.hosts:
             if host.address.network != self.subnet:
                 raise ValueError(f"host {host.name}: address {host.address} is not in subnet {self.subnet}")
@@ -91,7 +91,11 @@ class Fabric(_Strict):
             twice = next((value for value in values if values.count(value) > 1), None)
             if twice is not None:
                 raise ValueError(f"{what} {twice} is there twice")
-        if self.tunnel is None and self.nic is None:
+        return self
+
+    @model_validator(mode="after")
+    def _links_fit(self) -> Fabric:
+        if self.tunnel is None and self.nic is None and len(self.hosts) > 1:
             raise ValueError('give tunnel = "gre" or "vxlan"; or nic, the NIC that becomes a port of the bridge')
         if self.tunnel is None and self.ovs_bridge is not None:
             raise ValueError('ovs_bridge goes with tunnel = "gre" or "vxlan"')

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-MARK = "arpipam fabric"
-"""The alias of the links that we made, and the key of Open vSwitch's external_ids."""
+MARK = "arpipam"
+"""The key in external_ids of what we made in Open vSwitch."""
+GROUP = 0x6172
+"""The group of the links that we made (ip-link(8), group), set as they are made."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Address(Step):
     name: str
     address: str
     present: bool
+    broadcast: str | None = None
 
     @property
     def key(self) -> str:

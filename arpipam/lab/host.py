@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
+from arpipam.fabric import Site, load
 from arpipam.lab.engine import Engine
 from arpipam.lab.openvswitch import OpenVSwitch
 
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from arpipam.lab.wire import Wire
 
 UPLINK = "uplink"
-MTU = 1450
-"""Of bridges and containers over a tunnel, GRE or VXLAN."""
 
 
 class Host:
@@ -43,9 +43,11 @@ class Host:
         self.bridge = bridge
         self.engine = Engine(namespace, directory, client) if engine else None
         self.openvswitch: OpenVSwitch | None = None
+        self.fabric_file = directory / "fabric.toml"
+        self.mtu = 1500
+        """Of the bridge and what is on it; less where tunnels take their share."""
         self._wire: Wire | None = None
-        self._underlay: tuple[Wire, str] | None = None
-        self._tunnel = ""
+        self._underlay_address = ""
         self._machines = 0
 
     @property
@@ -55,6 +57,8 @@ class Host:
         env |= {"ARPIPAM_STATE_DIR": str(self.directory / "state"), "ARPIPAM_INTERFACE": self.bridge}
         if self.engine is not None:
             env |= self.engine.env
+        if self.openvswitch is not None:
+            env |= self.openvswitch.env
         return env
 
     def join(self, wire: Wire) -> None:
@@ -65,43 +69,42 @@ class Host:
         """Plug a machine into the bridge, as a virtual machine on this host would be: `interface` is its end."""
         port = f"m{self._machines}"
         self._machines += 1
-        mtu = MTU if self._underlay else 1500
         self.namespace.ip(
             [
-                f"link add {port} mtu {mtu} type veth peer name {interface} netns {other.name}",
+                f"link add {port} mtu {self.mtu} type veth peer name {interface} netns {other.name}",
                 f"link set {port} master {self.bridge} up",
             ]
         )
-        other.ip([f"link set {interface} mtu {mtu} up"])
+        other.ip([f"link set {interface} mtu {self.mtu} up"])
 
-    def tunnel(self, underlay: Wire, underlay_address: str, kind: str) -> None:
-        """The bridge reaches the other hosts by Open vSwitch and tunnels over this wire."""
-        self._underlay = underlay, underlay_address
-        self._tunnel = kind
+    def tunnel(self, underlay: Wire, underlay_address: str, *, openvswitch: bool) -> None:
+        """The bridge reaches the other hosts by tunnels over this wire."""
+        self._wire = underlay
+        self._underlay_address = underlay_address
+        if openvswitch:
+            self.openvswitch = OpenVSwitch(self.namespace, self.directory / "ovs")
 
-    def start(self, peers: dict[str, str]) -> None:
-        """Start the engine, then make the bridge (an engine without a bridge of its own removes docker0 as it starts).
+    def start(self, declared: dict[str, Any]) -> None:
+        """Start the engine and Open vSwitch, then bring the declared fabric up.
 
-        `peers`: name and underlay address of each other host.
+        In this order, since an engine without a bridge of its own removes docker0 as it starts.
         """
         if self.engine is not None:
             self.engine.start()
-        mtu = MTU if self._underlay else 1500
-        lines = [
-            f"link add {self.bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
-            f"link set {self.bridge} mtu {mtu} up",
-            f"addr add {self.interface} dev {self.bridge}",
-        ]
         if self._wire is not None:
             self._wire.plug(self.namespace, UPLINK)
-            lines.append(f"link set {UPLINK} master {self.bridge}")
-        self.namespace.ip(lines)
-        if self._underlay is not None:
-            underlay, own = self._underlay
-            underlay.plug(self.namespace, UPLINK)
-            self.openvswitch = OpenVSwitch(self.namespace, self.directory / "ovs")
+        if self._underlay_address:
+            self.namespace.ip([f"addr add {self._underlay_address} dev {UPLINK}"])
+        if self.openvswitch is not None:
             self.openvswitch.start()
-            self.openvswitch.connect(UPLINK, own, bridge=self.bridge, kind=self._tunnel, peers=peers, mtu=MTU)
+        self.fabric_file.write_text(toml(declared))
+        with self.namespace.inside():
+            self.mtu = self.site().up().mtu
+
+    def site(self) -> Site:
+        """This host in its fabric. To be used `inside` its namespace."""
+        ovsdb = None if self.openvswitch is None else self.openvswitch.database
+        return Site(load(self.fabric_file), self.directory / "state", name=self.name, ovsdb=ovsdb)
 
     def docker(self, *words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the docker client on this host; its output is text."""
@@ -123,3 +126,13 @@ class Host:
         """Start any command on this host."""
         env = self.env | options.pop("env", {})
         return subprocess.Popen(self.namespace.enter(*words), env=env, **options)
+
+
+def toml(declared: dict[str, Any]) -> str:
+    """A fabric file of these keys; `hosts` is a list of hosts."""
+
+    def lines(table: dict[str, Any]) -> list[str]:
+        return [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+
+    hosts = [line for host in declared["hosts"] for line in ("", "[[host]]", *lines(host))]
+    return "\n".join(["[fabric]", *lines({k: v for k, v in declared.items() if k != "hosts"}), *hosts, ""])

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from arpipam.lab import cleanup, stations
-from arpipam.lab.host import Host
+from arpipam.lab.host import UPLINK, Host
 from arpipam.lab.namespace import Namespace
 from arpipam.lab.wire import Wire
 
@@ -32,7 +32,8 @@ class Lab:
         self._wires: list[Wire] = []
         self._stack = ExitStack()
         self._names = itertools.count()
-        self._underlay: dict[str, str] = {}
+        self._declared: dict[str, tuple[Wire | None, dict[str, Any]]] = {}
+        """By host: what it is joined to, and its lines of the fabric's file."""
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True)
@@ -73,19 +74,25 @@ class Lab:
         underlay: Wire | None = None,
         underlay_address: str = "",
         tunnel: str = "gre",
+        openvswitch: bool = True,
     ) -> Host:
         """A host with a bridge, plugged into a `wire` or with tunnels over the `underlay` to the others there.
 
-        It is up after `start()`.
+        Its network is a fabric (see arpipam.fabric), up after `start()`; tunnels are Open vSwitch's or the kernel's.
         """
         directory = self.directory / name
         directory.mkdir()
         host = Host(name, self.namespace(name), directory, address=address, bridge=bridge, engine=engine, client=client)
+        network: dict[str, Any] = {"bridge": bridge}
+        line: dict[str, Any] = {"name": name, "address": address}
         if wire is not None:
             host.join(wire)
-        if underlay is not None:
-            host.tunnel(underlay, underlay_address, tunnel)
-            self._underlay[name] = underlay_address.partition("/")[0]
+            network["nic"] = UPLINK
+        elif underlay is not None:
+            host.tunnel(underlay, underlay_address, openvswitch=openvswitch)
+            network |= {"tunnel": tunnel, "underlay_nic": UPLINK} | ({"ovs_bridge": "br0"} if openvswitch else {})
+            line["underlay"] = underlay_address.partition("/")[0]
+        self._declared[name] = wire or underlay, {"network": network, "line": line}
         self.hosts[name] = host
         return host
 
@@ -93,13 +100,16 @@ class Lab:
         """Start the hosts that are not up yet, side by side."""
         new = [host for name, host in self.hosts.items() if name not in self._started]
         with ThreadPoolExecutor(max_workers=8) as pool:
-            jobs = [
-                pool.submit(host.start, {name: at for name, at in self._underlay.items() if name != host.name})
-                for host in new
-            ]
+            jobs = [pool.submit(host.start, self._fabric(host)) for host in new]
         for job in jobs:
             job.result()
         self._started |= {host.name for host in new}
+
+    def _fabric(self, host: Host) -> dict[str, Any]:
+        """What the host's file declares: itself and the others on the same wire."""
+        wire, own = self._declared[host.name]
+        lines = [other["line"] for at, other in self._declared.values() if other is own or (at is wire and wire)]
+        return {**own["network"], "subnet": str(host.interface.network), "hosts": lines}
 
     def two_hosts(self, *, engine: bool = True, client: str | None = None) -> tuple[Host, Host, Wire]:
         """Two hosts with docker0 and br0 each and a GRE tunnel between them; the wire is the underlay."""

@@ -1,0 +1,12 @@
+"""The network itself: declared in one file, made, checked, mended and removed again.
+
+fabric = load(Path("/etc/arpipam/fabric.toml"))
+site = Site(fabric, Path("/var/lib/arpipam"))
+print(site.plan().lines)
+site.up()
+"""
+
+from arpipam.fabric.converge import Site
+from arpipam.fabric.declared import Fabric, Host, load, parse
+
+__all__ = ["Fabric", "Host", "Site", "load", "parse"]

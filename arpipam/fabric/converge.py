@@ -1,0 +1,156 @@
+"""`up` makes a host what the file declares, `down` makes it what it was before."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from icmplib import multiping
+
+from arpipam.errors import LinkError
+from arpipam.fabric import kernel
+from arpipam.fabric.journal import Journal, alone
+from arpipam.fabric.observed import Observed
+from arpipam.fabric.ovsdb import Database, default_remote
+from arpipam.fabric.planner import Plan, plan
+from arpipam.fabric.steps import OVS, AddLink, DelLink, OvsPort
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from arpipam.fabric.declared import Fabric, Host
+    from arpipam.fabric.steps import Change, Step
+
+
+_WARM_UP = 0.3
+"""Seconds that the other hosts get to answer."""
+
+
+class Site:
+    """This host in the fabric: what is declared for it, and the way to its kernel and its Open vSwitch.
+
+    `name` says which host it is, where addresses do not tell; `ovsdb` overrides the file's.
+    """
+
+    def __init__(self, fabric: Fabric, state_dir: Path, *, name: str | None = None, ovsdb: str | None = None) -> None:
+        self.fabric = fabric
+        self.journal_path = state_dir / f"fabric-{fabric.bridge}.journal"
+        self.ovsdb = ovsdb or fabric.ovsdb or default_remote()
+        addresses = {address.ip for link in kernel.observe().links.values() for address in link.addresses}
+        self.local: Host = fabric.local(name=name, addresses=addresses, hostname=socket.gethostname())
+
+    def observe(self, database: Database | None) -> Observed:
+        """What there is now."""
+        return Observed(kernel.observe(), None if database is None else database.observe())
+
+    def database(self, stack: ExitStack) -> Database | None:
+        """Open vSwitch's database, where the fabric has one."""
+        return None if self.fabric.ovs_bridge is None else stack.enter_context(Database(self.ovsdb))
+
+    def plan(self) -> Plan:
+        """What `up` would change."""
+        with ExitStack() as stack:
+            return plan(self.fabric, self.local, self.observe(self.database(stack)))
+
+    def up(self) -> Plan:
+        """Converge; what was changed. When a step fails, those of this run are undone, and LinkError is raised."""
+        with ExitStack() as stack:
+            stack.enter_context(alone(self.journal_path))
+            database = self.database(stack)
+            wanted = plan(self.fabric, self.local, self.observe(database))
+            journal = Journal(self.journal_path)
+            done: list[Change] = []
+            new: list[Step] = []
+            try:
+                for ours, group in groupby(wanted.changes, key=lambda change: isinstance(change.do, OVS)):
+                    changes = list(group)
+                    for batch in [changes] if ours else [[change] for change in changes]:
+                        new += journal.add([change.undo for change in batch])
+                        done += batch
+                        _do([change.do for change in batch], database)
+                self._settle(wanted, database)
+            except BaseException:
+                _undo([change.undo for change in done], database)
+                journal.drop(new)
+                raise
+            if wanted.datapath == "netdev" and wanted.changes:
+                self._warm()
+            return wanted
+
+    def _warm(self) -> None:
+        """Make the tunnels' neighbours known: a userspace tunnel swallows frames until they are."""
+        underlays = [str(peer.underlay) for peer in self.fabric.peers(self.local)]
+        multiping(underlays, count=1, timeout=_WARM_UP)
+
+    def down(self) -> list[Step]:
+        """Take back what was done since the first `up`; the steps that did.
+
+        Raises LinkError, and does nothing, while others still use what would be removed.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(alone(self.journal_path))
+            journal = Journal(self.journal_path)
+            steps = journal.steps
+            self._refuse_while_used(steps)
+            database = self.database(stack) if any(isinstance(step, OVS) for step in steps) else None
+            _undo(steps, database)
+            journal.drop(steps)
+            return steps
+
+    def _settle(self, wanted: Plan, database: Database | None) -> None:
+        """Open vSwitch only records what it could not set up."""
+        names = [c.do.name for c in wanted.changes if isinstance(c.do, OvsPort) and c.do.present]
+        if database is not None and names and (errors := database.settle(names)):
+            raise LinkError("; ".join(errors))
+
+    def _refuse_while_used(self, steps: Sequence[Step]) -> None:
+        removed = {step.name for step in steps if isinstance(step, DelLink)}
+        ours = removed | {self.fabric.ovs_bridge or "", self.fabric.nic or ""}
+        links = kernel.observe().links
+        for link in links.values():
+            master = links.get(link.master)
+            if master is not None and master.mine and master.name in removed and link.name not in ours:
+                raise LinkError(
+                    f"{master.name} is still in use by {link.name}; stop the containers and machines on it, then try "
+                    "again"
+                )
+
+
+def _do(steps: Sequence[Step], database: Database | None) -> None:
+    if isinstance(steps[0], OVS):
+        assert database is not None  # noqa: S101 - steps of Open vSwitch come of its database
+        database.commit(steps)
+    else:
+        for step in steps:
+            kernel.apply(step)
+
+
+def _undo(steps: Sequence[Step], database: Database | None) -> None:
+    """Undo in reverse; go on to the end whatever fails, then say what did."""
+    failures = []
+    for batch in _batches(list(reversed(steps))):
+        try:
+            if isinstance(batch[0], OVS):
+                if database is not None:
+                    database.commit(batch, tolerant=True)
+            else:
+                for step in batch:
+                    if isinstance(step, AddLink):
+                        kernel.apply(step)
+                    else:
+                        kernel.undo(step)
+        except LinkError as error:
+            failures.append(str(error))
+    if failures:
+        raise LinkError("; ".join(failures))
+
+
+def _batches(steps: list[Step]) -> Iterator[list[Step]]:
+    for ours, group in groupby(steps, key=lambda step: isinstance(step, OVS)):
+        if ours:
+            yield list(group)
+        else:
+            yield from ([step] for step in group)
