@@ -32,7 +32,7 @@ from arpipam.timing import BUDGET, MISS_PROBABILITY, RATE, Timing, profile
 from arpipam.trial import Outcome, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from ipaddress import IPv4Interface
     from types import TracebackType
 
@@ -50,10 +50,10 @@ _MOST_NEIGHBOURS = 16
 class Allocator:
     """Finds and claims addresses of `subnet` (default: the interface's own) on the link behind `interface`.
 
-    `witnesses` must answer in every search; `alone` says that there is no other station, so that silence needs no
-    witness. `budget` bounds the probing of one address (seconds), `rate` the frames per second. Raises InputError for
-    what makes no sense, LinkError where the link carries no ARP, and each method UnknownError where the link could not
-    be trusted.
+    `witnesses` must answer in every search, and are called by their `names` where they have any. `alone` says that
+    there is no other station, so that silence needs no witness. `budget` bounds the probing of one address (seconds),
+    `rate` the frames per second. Raises InputError for what makes no sense, LinkError where the link carries no ARP,
+    and each method UnknownError where the link could not be trusted.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Allocator:
         order: Order = "first",
         timing: str | Timing = "adaptive",
         witnesses: Iterable[IPv4Address | str] = (),
+        names: Mapping[IPv4Address, str] | None = None,
         gateway: IPv4Address | str | None = None,
         alone: bool = False,
         miss_probability: float = MISS_PROBABILITY,
@@ -81,6 +82,7 @@ class Allocator:
         self._ranges, self._exclude, self._order = tuple(ranges), tuple(exclude), order
         self._timing = profile(timing) if isinstance(timing, str) else timing
         self._witnesses = [_address(witness, "witness") for witness in witnesses]
+        self._names = {int(address): name for address, name in (names or {}).items()}
         self._gateway = None if gateway is None else _address(gateway, "gateway")
         self._alone = alone
         if not 0 < miss_probability < 1:
@@ -294,6 +296,7 @@ class Allocator:
             budget=self._budget,
             alone=self._alone or (not witnesses and link.plainly_alone()),
             witnesses=witnesses,
+            names=self._names,
             neighbours=tuple(neighbours[:_MOST_NEIGHBOURS]),
             canary=int(wire.network_address) if wire.prefixlen <= _LAST_WITH_CANARY else None,
             local_addresses=link.local_addresses,

@@ -38,6 +38,8 @@ _COALESCE = 0.001
 """Seconds between two turns, where there is that much to read."""
 _BURST = 0.01
 """Frames of so many seconds may leave at once."""
+_PIPE = 65536
+"""Bytes that a pipe holds (pipe(7))."""
 
 
 class Task(Protocol):
@@ -360,9 +362,11 @@ class Driver:
             job.future.set_exception(error)
 
     def _run_calls(self) -> None:
-        if not self._calls:
-            return
-        with suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
         while self._calls:
-            self._calls.popleft()()
+            with self._calling:  # calls and the bytes that announce them, together: a byte left behind wakes for ever
+                calls = list(self._calls)
+                self._calls.clear()
+                with suppress(BlockingIOError):
+                    os.read(self._wake_read, _PIPE)
+            for call in calls:
+                call()

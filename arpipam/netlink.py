@@ -38,6 +38,7 @@ class Facts:
 
     index: int
     mac: bytes
+    mtu: int
     is_bridge: bool
     prefixes: tuple[IPv4Interface, ...]
     local_addresses: frozenset[int]
@@ -81,6 +82,7 @@ def facts(interface: str) -> Facts:
     return Facts(
         index=index,
         mac=_mac(link),
+        mtu=link.get("mtu"),
         is_bridge=_kind(link) == "bridge",
         prefixes=tuple(address for at, address in addresses if at == index),
         local_addresses=frozenset(int(address.ip) for _, address in addresses),

@@ -34,7 +34,7 @@ class Scan:
         self.rounds = 1
         self.dropped = 0
         self._canary = Canary(terms.canary)
-        self._witnesses = terms.witnesses
+        self._witnesses, self._names = terms.witnesses, terms.names
         self._outbox = Outbox()
         if terms.canary is not None and terms.own_address:
             self._outbox.put(arp.request(terms.own_mac, terms.own_address, terms.canary))
@@ -63,7 +63,8 @@ class Scan:
     def doubt(self) -> str:
         """Why the list of stations means nothing; empty where it does."""
         if silent := [witness for witness in self._witnesses if witness in self.survey.silent]:
-            return f"no answer from witness {dotted(silent)}: what is behind it is missing here; bring it back"
+            who = dotted(silent, self._names)
+            return f"no answer from witness {who}: what is behind it is missing here; bring it back"
         return self._canary.doubt()
 
     def overflow(self, dropped: int, now: float) -> None:  # noqa: ARG002 - the next round asks again

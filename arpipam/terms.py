@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from arpipam.timing import ADAPTIVE, BUDGET, MISS_PROBABILITY
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from arpipam.timing import Timing
 
 
@@ -26,6 +28,8 @@ class Terms:
     """There is no other station: silence needs no witness."""
     witnesses: tuple[int, ...] = ()
     """Stations that must answer."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """What the witnesses are called, where they have names."""
     neighbours: tuple[int, ...] = ()
     """Stations that are probably there; whoever of them answers is a witness."""
     canary: int | None = None

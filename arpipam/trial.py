@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import partial
 from ipaddress import IPv4Address
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from arpipam import arp
@@ -16,7 +17,7 @@ from arpipam.outbox import Outbox
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from arpipam.arp import ArpPacket
     from arpipam.evidence import Evidence
@@ -159,8 +160,8 @@ class Trial:
             return self._canary.doubt()
         if silent := self._evidence.silent():
             return (
-                f"no answer from witness {dotted(silent)}: what is behind it would look free; bring it back (is the "
-                "tunnel up?), or do not name it as a witness"
+                f"no answer from witness {dotted(silent, self._terms.names)}: what is behind it would look free; bring "
+                "it back (is the tunnel up?), or do not name it as a witness"
             )
         if not self._evidence.answered() and not self._evidence.alone:
             return NO_WITNESS
@@ -216,6 +217,7 @@ NO_WITNESS = (
 )
 
 
-def dotted(addresses: Iterable[int]) -> str:
-    """Addresses for a person."""
-    return ", ".join(str(IPv4Address(address)) for address in addresses)
+def dotted(addresses: Iterable[int], names: Mapping[int, str] = MappingProxyType({})) -> str:
+    """Addresses for a person, with names for those that have one."""
+    texts = ((str(IPv4Address(address)), names.get(address)) for address in addresses)
+    return ", ".join(f"{name} ({text})" if name else text for text, name in texts)

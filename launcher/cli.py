@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from launcher.fabric import fabric
 from launcher.options import ADDRESS, INTERRUPTED, Options, execute, make_allocator, shared_options
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ def arpipam() -> None:
     Exit status: 0 free, found or done; 1 in use, contended, or nothing free; 2 bad usage or input; 3 unknown: no
     witness answered, frames were dropped, the link is down, or something answers for every address; 130 interrupted.
     """
+
+
+arpipam.add_command(fabric)
 
 
 @arpipam.command()

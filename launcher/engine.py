@@ -30,6 +30,7 @@ LEASE_LABEL = "arpipam.lease"
 __all__ = ["Container", "Engine", "EngineError", "Network", "reconcile"]
 
 BRIDGE_NAME = "com.docker.network.bridge.name"
+MTU = "com.docker.network.driver.mtu"
 DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
 GATEWAY_KEY = "DefaultGatewayIPv4"  # the bridge driver's way to route by somebody else than the bridge itself
 MAC_PER_ENDPOINT = (1, 44)  # the first API in which a client sends the MAC with the endpoint, not with the container
@@ -46,6 +47,8 @@ class Network:
     gateway: IPv4Address | None
     kept: frozenset[IPv4Address]
     """Addresses that the engine keeps for itself: gateway and auxiliary addresses."""
+    mtu: int | None
+    """Of its containers; None where nobody said."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,9 @@ class Engine:
                 return _usable(description, interface)
         return None
 
-    def create_network(self, name: str, interface: str, own: IPv4Interface, gateway: IPv4Address | None) -> Network:
+    def create_network(
+        self, name: str, interface: str, own: IPv4Interface, gateway: IPv4Address | None, mtu: int
+    ) -> Network:
         """Make a network on the bridge `interface`, whose own address stays; `gateway` None: the bridge itself.
 
         Somebody else may make it at the same moment: then that one is returned.
@@ -104,7 +109,7 @@ class Engine:
             self._api.create_network(
                 name,
                 driver="bridge",
-                options={BRIDGE_NAME: interface},
+                options={BRIDGE_NAME: interface, MTU: str(mtu)},
                 ipam=docker.types.IPAMConfig(pool_configs=[pool]),
                 check_duplicate=True,
             )
@@ -216,7 +221,8 @@ def _usable(description: dict[str, Any], interface: str) -> Network:
     own = IPv4Address(config["Gateway"].partition("/")[0]) if config.get("Gateway") else None
     gateway = aside.get(GATEWAY_KEY, own) if driver == "bridge" else own
     kept = frozenset([*aside.values(), *([own] if own else [])])
-    return Network(name, driver, IPv4Network(config["Subnet"]), gateway, kept)
+    mtu = (description.get("Options") or {}).get(MTU, "")
+    return Network(name, driver, IPv4Network(config["Subnet"]), gateway, kept, int(mtu) if mtu.isdecimal() else None)
 
 
 def _container(summary: dict[str, Any]) -> Container:

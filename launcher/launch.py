@@ -175,7 +175,7 @@ class Launch:
                 f"-d macvlan -o parent={interface} --subnet {own.network if own is not None else '…'} --gateway … lan"
             )
         name = self._wish.network or f"arpipam-{interface}"
-        network = self._engine.create_network(name, interface, own, self._wish.gateway)
+        network = self._engine.create_network(name, interface, own, self._wish.gateway, before.mtu)
         after = facts(interface)
         if after.prefixes != before.prefixes:
             self._engine.remove_network(name)

@@ -20,8 +20,10 @@ from arpipam.errors import ArpipamError, InputError
 
 if TYPE_CHECKING:
     from arpipam.allocator import Allocator
+    from arpipam.fabric import Fabric
 
 DEFAULT_INTERFACE = "docker0"
+DEFAULT_FABRIC = Path("/etc/arpipam/fabric.toml")
 DEFAULT_STATE_DIR = Path("/var/lib/arpipam")
 DEFAULT_MISS_PROBABILITY = 1e-6
 DEFAULT_RATE = 5000  # frames a second: what a real LAN takes well
@@ -44,6 +46,10 @@ class Options:
     mac: str | None = None
     state_dir: Path = DEFAULT_STATE_DIR
     json: bool = False
+    fabric: Path | None = None
+    host: str | None = None
+    declared: Fabric | None = None
+    """The network that the file declares, where its bridge is the interface."""
 
 
 class AddressType(click.ParamType[IPv4Address]):
@@ -76,7 +82,10 @@ def option(*names: str, **attributes: Any) -> Callable[[Function], Function]:
 
 SHARED = (
     option(
-        "-I", "--interface", metavar="IF", default=DEFAULT_INTERFACE, show_default=True, help="The link to look at."
+        "-I",
+        "--interface",
+        metavar="IF",
+        help=f"The link to look at.  [default: the fabric's bridge, or {DEFAULT_INTERFACE}]",
     ),
     option("--range", "ranges", metavar="A-B", multiple=True, help="Take addresses from here only; may be repeated."),
     option("--exclude", metavar="A[-B]", multiple=True, help="Never take these addresses; may be repeated."),
@@ -129,6 +138,13 @@ SHARED = (
         help="Where the leases are kept.",
     ),
     option("--json", is_flag=True, help="One JSON object per line."),
+    option(
+        "--fabric",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help=f"The declared network, whose other hosts are witnesses.  [default: {DEFAULT_FABRIC}, if it is there]",
+    ),
+    option("--host", metavar="NAME", help="Which host of that file this is, where its addresses do not tell."),
 )
 
 
@@ -137,13 +153,26 @@ def shared_options(function: Function) -> Function:
 
     @functools.wraps(function)
     def gathered(*args: Any, **kwargs: Any) -> Any:
-        said = {field.name: kwargs.pop(field.name) for field in fields(Options)}
-        return function(*args, options=Options(**said), **kwargs)
+        said = {field.name: kwargs.pop(field.name) for field in fields(Options) if field.name in kwargs}
+        declared = _declared(said["fabric"])
+        interface = said.pop("interface") or (declared.bridge if declared is not None else DEFAULT_INTERFACE)
+        if declared is not None and declared.bridge != interface:
+            declared = None
+        return function(*args, options=Options(interface=interface, declared=declared, **said), **kwargs)
 
     command: Function = gathered
     for add in reversed(SHARED):
         command = add(command)
     return command
+
+
+def _declared(path: Path | None) -> Fabric | None:
+    """The declared network: the named file's, or the usual one's where there is one."""
+    if path is None and not DEFAULT_FABRIC.exists():
+        return None
+    from arpipam.fabric.declared import load  # noqa: PLC0415 - pydantic takes time that a host without need not
+
+    return load(path or DEFAULT_FABRIC)
 
 
 def make_allocator(
@@ -156,14 +185,25 @@ def make_allocator(
     """Return the allocator that the options describe (not yet entered). `subnet` None: the interface's own."""
     from arpipam.allocator import Allocator  # noqa: PLC0415 - scapy takes 0.3 s; --help and bad usage need none of it
 
+    names: dict[IPv4Address, str] = {}
+    kept: list[str] = []
+    witnesses = list(options.witnesses)
+    if options.declared is not None:
+        from arpipam.fabric import Site  # noqa: PLC0415 - as above
+
+        site = Site(options.declared, options.state_dir, name=options.host)
+        names = {host.address.ip: host.name for host in options.declared.hosts}
+        witnesses += site.witnesses()
+        kept = [str(address) for address in site.kept()]
     return Allocator(
         options.interface,
         subnet,
         ranges=options.ranges,
-        exclude=options.exclude,
+        exclude=(*options.exclude, *kept),
         order=options.order,
         timing=options.timing,
-        witnesses=options.witnesses,
+        witnesses=dict.fromkeys(witnesses),
+        names=names,
         gateway=gateway,
         alone=options.alone,
         miss_probability=options.miss_probability,

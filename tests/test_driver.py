@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 from itertools import count
@@ -117,30 +118,58 @@ def test_closed_right_after_a_call_it_ends(cable: Cable) -> None:
             assert not driver._thread.is_alive()
 
 
-def test_the_byte_that_closes_it_may_be_read_with_that_of_a_call(cable: Cable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worst moment: the thread has just woken for a call when both bytes are there."""
+class Late(Driver):
+    """Its thread wakes for a call and comes to look at the calls only when it is being closed: the worst moment."""
+
+    def __init__(self, link: Link, rate: float) -> None:
+        self.awake, self.told = threading.Event(), threading.Event()
+        super().__init__(link, rate)
+
+    def _wake(self) -> None:
+        super()._wake()
+        if self._closing:
+            self.told.set()
+
+    def _run_calls(self) -> None:
+        if threading.current_thread() is self._thread:
+            self.awake.set()
+            assert self.told.wait(LONG)
+        super()._run_calls()
+
+
+def test_the_byte_that_closes_it_may_be_read_with_that_of_a_call(cable: Cable) -> None:
     with cable.open() as link:
-        for _ in range(20):
-            driver, closing = Driver(link, rate=1000), threading.Event()
-            run_calls = driver._run_calls
+        driver = Late(link, rate=1000)
+        future = driver.call(lambda: "done")
+        assert driver.awake.wait(LONG)
+        close(driver)
+        assert future.result(0) == "done"
 
-            def late(run_calls: Callable[[], None] = run_calls, closing: threading.Event = closing) -> None:
-                if threading.current_thread().name.startswith("arpipam"):
-                    closing.wait(LONG)
-                run_calls()
 
-            wake = driver._wake
+class Early(Driver):
+    """Its thread, awake for another reason, may run a call before the byte that announces it is written."""
 
-            def woken(driver: Driver = driver, wake: Callable[[], None] = wake, c: threading.Event = closing) -> None:
-                wake()
-                if driver._closing:
-                    c.set()
+    def __init__(self, link: Link, rate: float, wake_thread: Callable[[], object]) -> None:
+        self.wake_thread, self.ran = wake_thread, threading.Event()
+        super().__init__(link, rate)
 
-            monkeypatch.setattr(driver, "_run_calls", late)
-            monkeypatch.setattr(driver, "_wake", woken)
-            future = driver.call(lambda: "done")
-            close(driver)
-            assert future.result(0) == "done"
+    def _wake(self) -> None:
+        if not self._closing:
+            self.wake_thread()
+            self.ran.wait(0.2)  # where calls and bytes are taken together, it does not run yet
+        super()._wake()
+
+
+def test_a_byte_that_comes_after_its_call_does_not_keep_it_awake(cable: Cable) -> None:
+    """A byte that nobody reads would end every wait at once, and the thread would run hot."""
+    with cable.open() as link, cable.open_far() as far:
+        task = Sender()
+        driver = Early(link, 1000, lambda: far.send(arp.probe(MAC, 7)))
+        driver.run(task, lambda: None)
+        until(lambda: far.send(arp.probe(MAC, 8)) and task.heard)
+        driver.call(driver.ran.set).result(LONG)
+        until(lambda: not select.select([driver._wake_read], [], [], 0)[0])
+        close(driver)
 
 
 def test_closed_while_others_call_each_call_runs_or_is_refused(cable: Cable) -> None:

@@ -39,7 +39,7 @@ def with_config(*configs: dict[str, Any]) -> dict[str, Any]:
 def test_a_network_on_the_interface(description: dict[str, Any], interface: str) -> None:
     network = usable(description, interface)
     gateway = IPv4Address("172.16.42.1")
-    wanted = Network("lan", description["Driver"], IPv4Network("172.16.42.0/24"), gateway, frozenset([gateway]))
+    wanted = Network("lan", description["Driver"], IPv4Network("172.16.42.0/24"), gateway, frozenset([gateway]), None)
     assert network == wanted
 
 

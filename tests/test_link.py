@@ -188,7 +188,7 @@ def test_a_dump_that_changed_on_the_way_is_asked_again() -> None:
     changed = {"header": {"flags": netlink._NLM_F_DUMP_INTR}}
     whole = {"header": {"flags": 0}}
     answers = iter([[changed], [whole, changed], [whole, whole]])
-    assert netlink._dump(lambda: next(answers)) == [whole, whole]
+    assert netlink.dump(lambda: next(answers)) == [whole, whole]
 
 
 # What is heard.

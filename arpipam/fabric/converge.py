@@ -15,10 +15,12 @@ from arpipam.fabric.journal import Journal, alone
 from arpipam.fabric.observed import Observed
 from arpipam.fabric.ovsdb import Database, default_remote
 from arpipam.fabric.planner import Plan, plan
+from arpipam.fabric.sightings import Sightings
 from arpipam.fabric.steps import OVS, AddLink, DelLink, OvsPort
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from ipaddress import IPv4Address
     from pathlib import Path
 
     from arpipam.fabric.declared import Fabric, Host
@@ -37,10 +39,22 @@ class Site:
 
     def __init__(self, fabric: Fabric, state_dir: Path, *, name: str | None = None, ovsdb: str | None = None) -> None:
         self.fabric = fabric
+        self.state_dir = state_dir
         self.journal_path = state_dir / f"fabric-{fabric.bridge}.journal"
         self.ovsdb = ovsdb or fabric.ovsdb or default_remote()
         addresses = {address.ip for link in kernel.observe().links.values() for address in link.addresses}
         self.local: Host = fabric.local(name=name, addresses=addresses, hostname=socket.gethostname())
+
+    def witnesses(self) -> list[IPv4Address]:
+        """Who must answer in a search on the bridge: the other hosts, and whom the file names."""
+        return [*(peer.address.ip for peer in self.fabric.peers(self.local)), *self.fabric.witnesses]
+
+    def kept(self) -> list[IPv4Address]:
+        """What stays reserved for hosts that are gone on purpose: theirs, and what was last seen behind them."""
+        absent = [host for host in self.fabric.hosts if host.absent and host != self.local]
+        seen = Sightings(self.state_dir, self.fabric.bridge).behind([host.name for host in absent])
+        inside = [address for address in seen if address in self.fabric.subnet]
+        return list(dict.fromkeys([*(host.address.ip for host in absent), *inside]))
 
     def observe(self, database: Database | None) -> Observed:
         """What there is now."""

@@ -28,6 +28,15 @@ class Step:
         """A line of the plan, as of a diff: + makes, - removes, ~ changes."""
         raise NotImplementedError
 
+    @property
+    def lack(self) -> str:
+        """What is wrong as long as this is not done."""
+        key, _, new = self.text[2:].rpartition(" -> ")
+        if self.text[0] == "~" and key:
+            what, _, old = key.rpartition(": ")
+            return f"{what} is {old}, should be {new}"
+        return f"{self.key} {'is missing' if self.text[0] == '+' else 'should not be there'}"
+
 
 @dataclass(frozen=True)
 class AddLink(Step):
