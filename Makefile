@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-venv docker.io iptables nftables iproute2 iputils-arping iputils-ping openvswitch-switch busybox-static
 
-.PHONY: install system test lint demo bench lock clean
+.PHONY: install system test test-vm lint demo bench lock clean
 install: system $(VENV)/.installed
 
 # Daemons that Debian would start on installation (an engine, Open vSwitch) stay off: the lab starts its own.
@@ -19,7 +19,12 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml | system
 	touch $@
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore tests/vm
+
+# Two virtual machines with Debian's own kernel; skipped, with a line that says so, where qemu cannot be installed.
+test-vm: install
+	@.ci/packages qemu-system-x86 cpio kmod e2fsprogs || true
+	$(BIN)/pytest tests/vm
 
 lint: install
 	$(BIN)/ruff check .

@@ -7,22 +7,26 @@ with arpipam.Allocator("docker0") as allocator:
     print(claim.address, claim.mac)
 """
 
-from arpipam.allocator import Allocator, AsyncAllocator
-from arpipam.claim import Claim, ClaimState
-from arpipam.errors import (
-    AddressInUseError,
-    ArpipamError,
-    InputError,
-    LeaseError,
-    LinkError,
-    PoolExhaustedError,
-    UnknownError,
-)
-from arpipam.leases import Lease, LeaseStore, SqliteLeaseStore
-from arpipam.pool import Pool
-from arpipam.results import Found, Probed, Station
-from arpipam.timing import ADAPTIVE, LAN, RFC5227, Timing
-from arpipam.trial import Verdict
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from arpipam.allocator import Allocator, AsyncAllocator
+    from arpipam.claim import Claim, ClaimState
+    from arpipam.errors import (
+        AddressInUseError,
+        ArpipamError,
+        InputError,
+        LeaseError,
+        LinkError,
+        PoolExhaustedError,
+        UnknownError,
+    )
+    from arpipam.leases import Lease, LeaseStore, SqliteLeaseStore
+    from arpipam.pool import Pool
+    from arpipam.results import Found, Probed, Station
+    from arpipam.timing import ADAPTIVE, LAN, RFC5227, Timing
+    from arpipam.trial import Verdict
 
 __all__ = [
     "ADAPTIVE",
@@ -49,3 +53,25 @@ __all__ = [
     "UnknownError",
     "Verdict",
 ]
+
+_HOMES = {
+    "allocator": ("Allocator", "AsyncAllocator"),
+    "claim": ("Claim", "ClaimState"),
+    "errors": (
+        *("AddressInUseError", "ArpipamError", "InputError", "LeaseError", "LinkError", "PoolExhaustedError"),
+        "UnknownError",
+    ),
+    "leases": ("Lease", "LeaseStore", "SqliteLeaseStore"),
+    "pool": ("Pool",),
+    "results": ("Found", "Probed", "Station"),
+    "timing": ("ADAPTIVE", "LAN", "RFC5227", "Timing"),
+    "trial": ("Verdict",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name's module when it is first used: scapy and pyroute2 take half a second, which --help need not wait."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -29,7 +29,7 @@ from arpipam.scan import Scan
 from arpipam.search import Search
 from arpipam.terms import Terms
 from arpipam.timing import BUDGET, MISS_PROBABILITY, RATE, Timing, profile
-from arpipam.trial import Outcome, Verdict
+from arpipam.trial import NO_WITNESS, Outcome, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -166,15 +166,22 @@ class Allocator:
             if subnet.prefixlen <= _LAST_WITH_CANARY and address in {subnet.network_address, subnet.broadcast_address}:
                 self.pool.check(address)  # nobody can have it: it is neither free nor in use
         check = self._check([int(address) for address in wanted], mac)
+        leased = self._active()
 
         def finish() -> list[Probed]:
             return [Probed.of(address, outcome(address)) for address in dict.fromkeys(map(int, wanted))]
 
         def outcome(address: int) -> Outcome:
+            found = check.outcomes[address]
             mine = self._driver.holding(address)
-            if mine is None:
-                return check.outcomes[address]
-            return Outcome(Verdict.IN_USE, arp.mac_bytes(mine.mac), reason="claimed by this process")
+            if mine is not None:
+                return Outcome(Verdict.IN_USE, arp.mac_bytes(mine.mac), reason="claimed by this process")
+            lease = leased.get(address)
+            held = lease is not None and lease.state is not LeaseState.QUARANTINED
+            if found.verdict is Verdict.FREE and lease is not None and held:  # its owner may be deaf to us, or stopped
+                reason = f"leased on this host to {lease.owner}"
+                return Outcome(Verdict.IN_USE, arp.mac_bytes(lease.mac), probes=found.probes, reason=reason)
+            return found
 
         return self._driver.run(check, finish)
 
@@ -195,6 +202,8 @@ class Allocator:
                     f"{self.interface}: the kernel dropped {scan.dropped} frames, so stations may be missing; scan "
                     f"with a lower rate than {self._rate:g}/s"
                 )
+            if not (scan.survey.answers or self._terms.alone):
+                raise UnknownError(f"{self.interface}, {self.pool.subnet}: {NO_WITNESS}")
             if doubt := scan.doubt():
                 raise UnknownError(f"{self.interface}: {doubt}")
             return [Station.of(address, answer) for address, answer in sorted(scan.survey.answers.items())]
@@ -337,17 +346,18 @@ class Allocator:
         return arp.mac_bytes(mac) if mac is not None else arp.random_mac(self._rng)
 
     def _leased(self, owner: str) -> set[int]:
-        """Addresses that this host has leased, but for those in quarantine for this very owner.
-
-        No store is made only to find none.
-        """
-        if self._store is None and not may_exist(self.state_dir / "leases.db"):
-            return set()
+        """Addresses that this host has leased, but for those in quarantine for this very owner."""
         return {
-            int(lease.address)
-            for lease in self.leases.leases(self.interface)
+            address
+            for address, lease in self._active().items()
             if lease.state is not LeaseState.QUARANTINED or lease.owner != owner or not owner
         }
+
+    def _active(self) -> dict[int, Lease]:
+        """The leases of this link by address; no store is made only to find none."""
+        if self._store is None and not may_exist(self.state_dir / "leases.db"):
+            return {}
+        return {int(lease.address): lease for lease in self.leases.leases(self.interface)}
 
     def _result(self, search: Search) -> FreeAddress:
         if search.found is None:

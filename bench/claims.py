@@ -79,10 +79,14 @@ def claim_at_once(wire: Wire, claimers: list[Host], witness: str, seed: int) -> 
     for _, pipe in members:
         pipe.send("go")
     claimed: list[Claimed] = []
-    for _, pipe in members:
+    for process, pipe in members:
         if not pipe.poll(PATIENCE):
             sys.exit(f"claims: a claimer had no address after {PATIENCE} s")
-        claimed.append(pipe.recv())
+        try:
+            claimed.append(pipe.recv())
+        except EOFError:
+            process.join()
+            sys.exit(f"claims: a claimer ended by itself, exit code {process.exitcode}")
     check(wire, claimed)
     for process, pipe in members:
         pipe.send("stop")

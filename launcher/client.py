@@ -8,6 +8,7 @@ import socket
 import subprocess
 from typing import TYPE_CHECKING
 
+from arpipam.errors import InputError
 from launcher.child import run_child
 from launcher.errors import EngineError
 from launcher.relay import Relay
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "unix:///var/run/docker.sock"
 UNIX = "unix://"
+OURS = {
+    "--ip": "--ip",
+    "--network": "--network",
+    "--net": "--network",
+    "--mac-address": "--mac",
+}
+"""docker's options that decide about the address, and what is said to us instead."""
+_OPTION = re.compile(r"^\s+(?:-(\w), )?(--[\w-]+)(?: (\S+))?(?:\s{2,}|$)")
 MAC_PER_ENDPOINT = 25  # from this version on the client refuses --mac-address where the engine's API is older than 1.44
 
 
@@ -73,6 +82,41 @@ class Client:
     def _path(self) -> str:
         path = self.url.removeprefix(UNIX)
         return "\0" + path[1:] if path.startswith("@") else path
+
+
+def refuse_ours(words: Sequence[str]) -> None:
+    """Raise InputError where docker's own options, before the image, decide about the address.
+
+    The client says itself which of its options take a value, so that the image is found whatever its age.
+    """
+    if not any(word.partition("=")[0] in OURS for word in words):
+        return
+    valued = _valued()
+    at = 0
+    while at < len(words) and words[at].startswith("-") and words[at] not in {"-", "--"}:
+        name, has_value, _ = words[at].partition("=")
+        if name in OURS:
+            raise InputError(
+                f"{name} among docker's options would pass by the check of the network; say {OURS[name]} first: "
+                f"arpipam-run {OURS[name]} … IMAGE"
+            )
+        if not name.startswith("--"):
+            letters = name[1:]
+            wanting = next((place for place, letter in enumerate(letters) if f"-{letter}" in valued), None)
+            takes_next = wanting == len(letters) - 1 and not has_value
+        else:
+            takes_next = name in valued and not has_value
+        at += 2 if takes_next else 1
+
+
+def _valued() -> set[str]:
+    """The options of `docker run` that take a value."""
+    try:
+        shown = subprocess.run(["docker", "run", "--help"], capture_output=True, text=True, check=False).stdout
+    except OSError as error:
+        raise _no_client(error) from None
+    found = (match for line in shown.splitlines() if (match := _OPTION.match(line)) and match[3])
+    return {name for match in found for name in (f"-{match[1]}", match[2])}
 
 
 def _version() -> int:

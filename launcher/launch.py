@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from arpipam.claim import ClaimState
+from arpipam.claim import QUARANTINE, ClaimState
 from arpipam.errors import AddressInUseError, InputError, PoolExhaustedError
 from arpipam.leases import SqliteLeaseStore
 from arpipam.netlink import facts
 from launcher.child import StandardInput, signals_held
-from launcher.client import Client
+from launcher.client import Client, refuse_ours
 from launcher.errors import EngineError
 from launcher.handover import HandOver
 from launcher.options import Options, complain, make_allocator
@@ -73,6 +73,7 @@ class Launch:
 
     def run(self) -> int:
         """Launch, with another address when the engine turns out to have given the first one away itself."""
+        refuse_ours(self._wish.words)
         self._client.knock()
         own = self._own_address()
         looked = own is None or self._asks_for_much
@@ -224,7 +225,8 @@ class Launch:
                 self._given[claim.address] = other.name
                 return None
         if mine is None:
-            claim.release()
+            # Where there never was a container, nobody has used the address: it need not rest.
+            claim.release(quarantine=0.0 if hand_over.container is None else QUARANTINE)
             return status
         claim.bind(self._engine.reference(mine.id))
         if mine.running:

@@ -50,7 +50,7 @@ class Engine:
                 raise RuntimeError(f"the engine did not come up:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.05)
         image = ["-H", f"unix://{self.socket}", "import", "-", "busybox:latest"]
-        subprocess.run([self.client, *image], input=_rootfs(), check=True, capture_output=True)
+        subprocess.run([self.client, *image], input=rootfs(), check=True, capture_output=True)
 
     @staticmethod
     def cgroup(directory: Path) -> str:
@@ -68,7 +68,7 @@ class Engine:
             return False
 
 
-def _rootfs() -> bytes:
+def rootfs() -> bytes:
     """A root file system of Debian's busybox-static and a link for each of its applets, as a tar archive."""
     applets = subprocess.run([_BUSYBOX, "--list"], check=True, text=True, capture_output=True).stdout.split()
     data = BytesIO()

@@ -152,7 +152,9 @@ def lan() -> Iterator[tuple[Lab, Host, Wire]]:
         yield lab, host, wire
 
 
-@pytest.mark.parametrize("behaviour", [{"slow": 0.08}, {"deaf": 2}, {"shifting": True}], ids=str)
+@pytest.mark.parametrize(
+    "behaviour", [{"slow": 0.08}, {"deaf": 2}, {"slow": 0.08, "deaf": 2}, {"shifting": True}], ids=str
+)
 def test_stations_that_answer_badly_are_never_called_free(
     lan: tuple[Lab, Host, Wire], behaviour: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -140,7 +141,7 @@ def test_over_a_healed_tunnel_the_first_launch_succeeds(
 def tell(host: Host, *words: str) -> str:
     """Give an order to the host's Open vSwitch; what it says."""
     assert host.openvswitch is not None
-    return host.namespace.run("ovs-appctl", "-t", f"{host.openvswitch.directory}/ovs-vswitchd.ctl", *words)
+    return host.namespace.run("ovs-appctl", "-t", "ovs-vswitchd", *words, env=os.environ | host.openvswitch.env)
 
 
 def unexpected(log: str) -> list[str]:
