@@ -38,6 +38,7 @@ demo: install
 bench: install
 	@.ci/packages arp-scan
 	$(BIN)/python bench/claims.py
+	$(BIN)/python bench/fabric.py
 	$(BIN)/python bench/launch.py
 	$(BIN)/python bench/peers.py
 

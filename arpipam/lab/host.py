@@ -84,8 +84,8 @@ class Host:
         if openvswitch:
             self.openvswitch = OpenVSwitch(self.namespace, self.directory / "ovs")
 
-    def start(self, declared: dict[str, Any]) -> None:
-        """Start the engine and Open vSwitch, then bring the declared fabric up.
+    def start(self, declared: dict[str, Any], *, up: bool = True) -> None:
+        """Start the engine and Open vSwitch, then bring the declared fabric `up`, or leave that to the caller.
 
         In this order, since an engine without a bridge of its own removes docker0 as it starts.
         """
@@ -98,8 +98,9 @@ class Host:
         if self.openvswitch is not None:
             self.openvswitch.start()
         self.fabric_file.write_text(toml(declared))
-        with self.namespace.inside():
-            self.mtu = self.site().up().mtu
+        if up:
+            with self.namespace.inside():
+                self.mtu = self.site().up().mtu
 
     def site(self) -> Site:
         """This host in its fabric. To be used `inside` its namespace."""

@@ -96,11 +96,11 @@ class Lab:
         self.hosts[name] = host
         return host
 
-    def start(self) -> None:
-        """Start the hosts that are not up yet, side by side."""
+    def start(self, *, up: bool = True) -> None:
+        """Start the hosts that are not up yet, side by side; with their fabric `up`, or only declared."""
         new = [host for name, host in self.hosts.items() if name not in self._started]
         with ThreadPoolExecutor(max_workers=8) as pool:
-            jobs = [pool.submit(host.start, self._fabric(host)) for host in new]
+            jobs = [pool.submit(host.start, self._fabric(host), up=up) for host in new]
         for job in jobs:
             job.result()
         self._started |= {host.name for host in new}

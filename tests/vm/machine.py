@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 BOOT_PATIENCE = 240.0
 """Seconds that a machine gets to boot."""
+_KERNEL_WORDS = (
+    "console=ttyS0 quiet panic=1 net.ifnames=0 apparmor=0 systemd.unit=machine.target systemd.show_status=no"
+)
 MEMORY = "2200"
 _NOT_NEEDED = (  # what a machine on another's files need not do
     *("systemd-remount-fs.service", "systemd-hwdb-update.service", "ldconfig.service", "systemd-sysusers.service"),
@@ -60,11 +65,7 @@ class Machine:
             *("-virtfs", "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap"),
             *("-drive", f"file={self.folder}/disk,format=raw,if=virtio,cache=unsafe"),
             *("-serial", f"file:{self.console}", "-serial", f"unix:{self.folder}/port,server=on,wait=off"),
-            *(
-                "-append",
-                f"console=ttyS0 quiet panic=1 net.ifnames=0 apparmor=0 systemd.unit=machine.target "
-                f"systemd.hostname={self.name} systemd.show_status=no",
-            ),
+            *("-append", f"{_KERNEL_WORDS} systemd.hostname={self.name}"),
         ]
         with self.console.open("ab") as log:
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -157,10 +158,10 @@ class Machine:
         engine = ram / "guest/etc/docker"
         engine.mkdir(parents=True)
         (engine / "daemon.json").write_text('{"bridge": "none"}\n')
-        archive = subprocess.run(
-            "find . | cpio --quiet -o -H newc | gzip -1", shell=True, cwd=ram, check=True, stdout=subprocess.PIPE
-        )
-        (self.folder / "ram.gz").write_bytes(archive.stdout)
+        names = b"\0".join(os.fsencode(path.relative_to(ram)) for path in sorted(ram.rglob("*"))) + b"\0"
+        words = ["cpio", "--quiet", "--null", "--create", "--format=newc"]
+        archive = subprocess.run(words, cwd=ram, check=True, input=names, stdout=subprocess.PIPE).stdout
+        (self.folder / "ram.gz").write_bytes(gzip.compress(archive, compresslevel=1))
         shutil.rmtree(ram)
 
     # The way to its agent.
