@@ -77,7 +77,8 @@ def plain_docker(host: Host, observer: Station) -> None:
 def launch(host: Host, name: str) -> Container:
     """Start a container by arpipam-run."""
     started = time.monotonic()
-    done = host.command(str(_BIN / "arpipam-run"), "--json", "-d", "--name", name, "busybox", "sleep", "1000")
+    fabric = ["--fabric", str(host.fabric_file), "--host", host.name]  # whose other host is the witness
+    done = host.command(str(_BIN / "arpipam-run"), *fabric, "--json", "-d", "--name", name, "busybox", "sleep", "1000")
     seconds = time.monotonic() - started
     if done.returncode:
         raise Failed(f"arpipam-run on {host.name}: exit {done.returncode}: {done.stderr.strip()}")
@@ -112,6 +113,10 @@ def demonstrate(lab: Lab) -> None:
     console.print(
         f"  docker0, Open vSwitch br0 and a GRE tunnel between them, up in {time.monotonic() - started:.1f} s"
     )
+    for host in (one, two):
+        words = ["--fabric", str(host.fabric_file), "--host", host.name]
+        looked = host.command(str(_BIN / "arpipam"), "fabric", "check", *words)
+        check(looked.returncode == 0, f"arpipam fabric check on {host.name}: all is as declared, and carries frames")
     check(foreign.ping(one.address), f"the foreign machine {FOREIGN} reaches {one.address} through the tunnel")
 
     plain_docker(one, observer)

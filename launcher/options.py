@@ -155,7 +155,9 @@ def shared_options(function: Function) -> Function:
     def gathered(*args: Any, **kwargs: Any) -> Any:
         said = {field.name: kwargs.pop(field.name) for field in fields(Options) if field.name in kwargs}
         declared = _declared(said["fabric"])
-        interface = said.pop("interface") or (declared.bridge if declared is not None else DEFAULT_INTERFACE)
+        interface = said.pop("interface")
+        if interface is None:
+            interface = declared.bridge if declared is not None else DEFAULT_INTERFACE
         if declared is not None and declared.bridge != interface:
             declared = None
         return function(*args, options=Options(interface=interface, declared=declared, **said), **kwargs)

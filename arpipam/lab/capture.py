@@ -21,7 +21,7 @@ ETH_P_ALL = 3
 SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP = 1
 _PACKET_MR_PROMISC = 1
-_SO_RCVBUFFORCE = 33
+SO_RCVBUFFORCE = 33
 _ASKER = bytes.fromhex("02a1b2c3d4e5")
 
 
@@ -35,7 +35,7 @@ class Capture:
 
     def __init__(self, interface: str) -> None:
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(ETH_P_ALL))
-        self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 * 1024 * 1024)
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 * 1024 * 1024)
         self.socket.bind((interface, ETH_P_ALL))
         self.socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, promiscuous(interface))
         self.packets: list[tuple[float, ArpPacket]] = []

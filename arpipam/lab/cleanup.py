@@ -14,6 +14,7 @@ from arpipam.lab.namespace import DAEMONS, sh
 ROOT = Path("/run/arpipam-lab")
 PREFIX = "aplab-"
 _NETNS = Path("/run/netns")
+_GROUP = "arpipam-lab-"
 _PATIENCE = 20.0
 
 
@@ -55,11 +56,15 @@ def clean() -> list[str]:
     """Remove all labs whose owner is gone; gives back their ids."""
     labs = {path.name for path in ROOT.glob("*")} if ROOT.exists() else set()
     if _NETNS.exists():
-        labs |= {path.name.removeprefix(PREFIX).rpartition("-")[0] for path in _NETNS.glob(f"{PREFIX}*")}
+        labs |= {path.name.removeprefix(PREFIX).partition("-")[0] for path in _NETNS.glob(f"{PREFIX}*")}
+    labs |= {path.name.removeprefix(_GROUP).partition("-")[0] for path in _groups("*")}
     dead = []
     for lab in sorted(labs):
-        with suppress(OSError):
+        try:
             if is_alive((ROOT / lab / "owner").read_text()):
+                continue
+        except OSError:  # it may be about to be written
+            if Path(f"/proc/{lab.partition('x')[0]}").exists():
                 continue
         remove(lab)
         dead.append(lab)
@@ -102,8 +107,14 @@ def _family(inodes: set[int]) -> set[int]:
     return members
 
 
+def _groups(lab: str) -> list[Path]:
+    """The control groups of a lab's containers: below each controller, or in the one tree."""
+    root = Path("/sys/fs/cgroup")
+    return [*root.glob(f"{_GROUP}{lab}-*"), *root.glob(f"*/{_GROUP}{lab}-*")]
+
+
 def _remove_groups(lab: str) -> None:
-    for base in Path("/sys/fs/cgroup").glob(f"**/arpipam-lab-{lab}-*"):
+    for base in _groups(lab):
         for folder, _, _ in sorted(os.walk(base), reverse=True):
             with suppress(OSError):
                 Path(folder).rmdir()

@@ -9,7 +9,16 @@ import time
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
-from arpipam.lab.capture import ETH_P_ALL, PACKET_ADD_MEMBERSHIP, SOL_PACKET, Capture, promiscuous, who_has, who_have
+from arpipam.lab.capture import (
+    ETH_P_ALL,
+    PACKET_ADD_MEMBERSHIP,
+    SO_RCVBUFFORCE,
+    SOL_PACKET,
+    Capture,
+    promiscuous,
+    who_has,
+    who_have,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,6 +26,10 @@ if TYPE_CHECKING:
     from arpipam.lab.namespace import Namespace
 
 _BRIDGE = "wire"
+_ALL = 100.0
+"""Percent."""
+_RELAY_BUFFER = 64 * 1024 * 1024
+"""Room for a burst, bytes."""
 
 
 class Plugged(Protocol):
@@ -120,7 +133,8 @@ class Wire:
             ports = "{ " + ", ".join(sorted(self._cut | {f"{port}b" for port in self._cut})) + " }"
             rules += [f"iifname {ports} drop", f"oifname {ports} drop"]
         if self._loss:
-            rules.append(f"numgen random mod 1000 < {round(self._loss * 10)} drop")
+            chosen = f"numgen random mod 1000 < {round(self._loss * 10)} " if self._loss < _ALL else ""
+            rules.append(f"{chosen}drop")
         lines = ["table bridge faults", "delete table bridge faults"]
         if rules:
             lines += [
@@ -142,6 +156,7 @@ class _Relay:
         self._sockets = []
         for interface in (one, other):
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _RELAY_BUFFER)
             sock.bind((interface, ETH_P_ALL))
             sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, promiscuous(interface))
             self._sockets.append(sock)
