@@ -10,11 +10,11 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icmplib import multiping
+from icmplib import ICMPLibError, multiping
 
 from arpipam import arp
 from arpipam.driver import Driver
-from arpipam.errors import ArpipamError
+from arpipam.errors import ArpipamError, LinkError
 from arpipam.fabric.look import Look
 from arpipam.fabric.planner import UNDERLAY_BRIDGE, plan
 from arpipam.fabric.sightings import Sightings
@@ -73,6 +73,7 @@ def check(site: Site) -> Iterator[Finding]:
         except ArpipamError as error:
             yield Finding(Condition.UNKNOWN, "host", str(error), "mend that first")
             return
+        yield from _running(database)
         yield from _as_declared(site, wanted, observed)
         yield from _ports(site, observed)
         yield from _settings(site)
@@ -89,6 +90,17 @@ def _fault(subject: str, evidence: str, remedy: str = UP) -> Finding:
 
 def _ok(subject: str, evidence: str) -> Finding:
     return Finding(Condition.OK, subject, evidence)
+
+
+def _running(database: Database | None) -> Iterator[Finding]:
+    """Whether somebody does what the database says."""
+    if database is not None:
+        try:
+            database.alive()
+        except LinkError as error:
+            yield _fault("Open vSwitch", str(error), "systemctl restart openvswitch-switch")
+        else:
+            yield _ok("Open vSwitch", "ovs-vswitchd answers")
 
 
 # As declared: what `up` would change is a fault, and the rest is well.
@@ -230,7 +242,7 @@ def _ping(addresses: list[str], payload: int) -> dict[str, float] | None:
     """By address that answered: the shortest round trip, milliseconds; None where none may be sent."""
     try:
         answers = multiping(addresses, count=3, interval=0.1, timeout=0.7, payload_size=payload)
-    except (OSError, PermissionError):
+    except (OSError, ICMPLibError):
         return None
     return {answer.address: answer.min_rtt for answer in answers if answer.is_alive}
 
@@ -254,7 +266,8 @@ def _alive(site: Site, mtu: int | None, database: Database | None) -> Iterator[F
         yield _ok("loop", "no frame of ours came back")
     yield from _doubles(look)
     learned = _learned(site, database)
-    full = _ping([str(peer.address.ip) for peer in peers], mtu - _IP_AND_ICMP) if peers and mtu else None
+    answering = [str(peer.address.ip) for peer in peers if int(peer.address.ip) in look.macs]
+    full = _ping(answering, mtu - _IP_AND_ICMP) if answering and mtu else None
     for peer in peers:
         yield from _peer(peer, look, learned)
         if full is not None and int(peer.address.ip) in look.macs:

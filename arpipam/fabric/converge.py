@@ -16,7 +16,7 @@ from arpipam.fabric.observed import Observed
 from arpipam.fabric.ovsdb import Database, default_remote
 from arpipam.fabric.planner import Plan, plan
 from arpipam.fabric.sightings import Sightings
-from arpipam.fabric.steps import OVS, AddLink, DelLink, OvsPort
+from arpipam.fabric.steps import OVS, AddLink, Address, DelLink, OvsBridge, OvsPort, Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,7 +58,9 @@ class Site:
 
     def observe(self, database: Database | None) -> Observed:
         """What there is now."""
-        return Observed(kernel.observe(), None if database is None else database.observe())
+        steps = Journal(self.journal_path).steps
+        taken = tuple(s for s in steps if isinstance(s, Route) or (isinstance(s, Address) and s.present))
+        return Observed(kernel.observe(), None if database is None else database.observe(), taken)
 
     def database(self, stack: ExitStack) -> Database | None:
         """Open vSwitch's database, where the fabric has one."""
@@ -74,6 +76,8 @@ class Site:
         with ExitStack() as stack:
             stack.enter_context(alone(self.journal_path))
             database = self.database(stack)
+            if database is not None:
+                database.alive()
             wanted = plan(self.fabric, self.local, self.observe(database))
             journal = Journal(self.journal_path)
             done: list[Change] = []
@@ -86,8 +90,11 @@ class Site:
                         done += batch
                         _do([change.do for change in batch], database)
                 self._settle(wanted, database)
-            except BaseException:
-                _undo([change.undo for change in done], database)
+            except BaseException as error:
+                try:
+                    _undo([change.undo for change in done], database)
+                except LinkError as more:
+                    raise LinkError(f"{error}; and undoing it: {more}") from None
                 journal.drop(new)
                 raise
             if wanted.datapath == "netdev" and wanted.changes:
@@ -96,8 +103,8 @@ class Site:
 
     def _warm(self) -> None:
         """Make the tunnels' neighbours known: a userspace tunnel swallows frames until they are."""
-        underlays = [str(peer.underlay) for peer in self.fabric.peers(self.local)]
-        multiping(underlays, count=1, timeout=_WARM_UP)
+        if underlays := [str(peer.underlay) for peer in self.fabric.peers(self.local)]:
+            multiping(underlays, count=1, timeout=_WARM_UP)
 
     def down(self) -> list[Step]:
         """Take back what was done since the first `up`; the steps that did.
@@ -108,8 +115,10 @@ class Site:
             stack.enter_context(alone(self.journal_path))
             journal = Journal(self.journal_path)
             steps = journal.steps
-            self._refuse_while_used(steps)
-            database = self.database(stack) if any(isinstance(step, OVS) for step in steps) else None
+            database = None  # what the file says now need not be what it said when this was made
+            if any(isinstance(step, OVS) for step in steps):
+                database = stack.enter_context(Database(self.ovsdb))
+            self._refuse_while_used(steps, database)
             _undo(steps, database)
             journal.drop(steps)
             return steps
@@ -120,17 +129,20 @@ class Site:
         if database is not None and names and (errors := database.settle(names)):
             raise LinkError("; ".join(errors))
 
-    def _refuse_while_used(self, steps: Sequence[Step]) -> None:
+    def _refuse_while_used(self, steps: Sequence[Step], database: Database | None) -> None:
         removed = {step.name for step in steps if isinstance(step, DelLink)}
         ours = removed | {self.fabric.ovs_bridge or "", self.fabric.nic or ""}
         links = kernel.observe().links
-        for link in links.values():
-            master = links.get(link.master)
-            if master is not None and master.mine and master.name in removed and link.name not in ours:
-                raise LinkError(
-                    f"{master.name} is still in use by {link.name}; stop the containers and machines on it, then try "
-                    "again"
-                )
+        users = [(link.name, master) for link in links.values() if (master := links.get(link.master)) is not None]
+        used = [(user, m.name) for user, m in users if m.mine and m.name in removed and user not in ours]
+        if database is not None:
+            made = {step.name for step in steps if isinstance(step, OvsBridge)}
+            ports = database.observe().ports.values()
+            used += [(p.name, p.bridge) for p in ports if p.bridge in made and not p.mine and p.name != p.bridge]
+        for user, bridge in used:
+            raise LinkError(
+                f"{bridge} is still in use by {user}; stop the containers and machines on it, then try again"
+            )
 
 
 def _do(steps: Sequence[Step], database: Database | None) -> None:
@@ -143,23 +155,34 @@ def _do(steps: Sequence[Step], database: Database | None) -> None:
 
 
 def _undo(steps: Sequence[Step], database: Database | None) -> None:
-    """Undo in reverse; go on to the end whatever fails, then say what did."""
-    failures = []
-    for batch in _batches(list(reversed(steps))):
-        try:
-            if isinstance(batch[0], OVS):
-                if database is not None:
-                    database.commit(batch, tolerant=True)
-            else:
-                for step in batch:
-                    if isinstance(step, AddLink):
-                        kernel.apply(step)
-                    else:
-                        kernel.undo(step)
-        except LinkError as error:
-            failures.append(str(error))
+    """Undo in reverse; go on to the end whatever fails, try that once more, then say what still does."""
+    batches = list(_batches(list(reversed(steps))))
+    for _ in range(2):  # a gateway, say, is reached only when all routes are back
+        failures = []
+        failed = []
+        for batch in batches:
+            try:
+                _undo_batch(batch, database)
+            except LinkError as error:
+                failures.append(str(error))
+                failed.append(batch)
+        batches = failed
+        if any(isinstance(batch[0], OVS) for batch in failed):
+            break  # it has had its time
     if failures:
         raise LinkError("; ".join(failures))
+
+
+def _undo_batch(batch: Sequence[Step], database: Database | None) -> None:
+    if isinstance(batch[0], OVS):
+        if database is not None:
+            database.commit(batch, tolerant=True)
+        return
+    for step in batch:
+        if isinstance(step, AddLink):
+            kernel.apply(step)
+        else:
+            kernel.undo(step)
 
 
 def _batches(steps: list[Step]) -> Iterator[list[Step]]:

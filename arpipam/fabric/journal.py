@@ -28,15 +28,12 @@ class Journal:
         self.path = path
         self._steps: dict[str, Step] = {}
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if path.exists():
                 for line in path.read_text().splitlines():
                     step = from_json(json.loads(line))
                     self._steps[step.key] = step
         except OSError as error:
-            raise LeaseError(
-                f"fabric journal {path}: {error.strerror}; run as root, or choose another folder with --state-dir"
-            ) from None
+            raise _unusable(path, error) from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise LeaseError(
                 f"fabric journal {path} is damaged; move it away, and remove by hand what `arpipam fabric plan` does "
@@ -66,15 +63,24 @@ class Journal:
         self._write()
 
     def _write(self) -> None:
-        if not self._steps:
-            self.path.unlink(missing_ok=True)
-            return
-        fresh = self.path.with_suffix(".new")
-        with fresh.open("w") as file:
-            file.writelines(json.dumps(to_json(step)) + "\n" for step in self._steps.values())
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self.path)
+        try:
+            if not self._steps:
+                self.path.unlink(missing_ok=True)
+                return
+            fresh = self.path.with_suffix(".new")
+            with fresh.open("w") as file:
+                file.writelines(json.dumps(to_json(step)) + "\n" for step in self._steps.values())
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self.path)
+        except OSError as error:
+            raise _unusable(self.path, error) from None
+
+
+def _unusable(path: Path, error: OSError) -> LeaseError:
+    return LeaseError(
+        f"fabric journal {path}: {error.strerror}; run as root, or choose another folder with --state-dir"
+    )
 
 
 @contextmanager
@@ -82,8 +88,9 @@ def alone(path: Path) -> Iterator[None]:
     """Only one process at a time changes this host's fabric; the others wait."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-    except PermissionError as error:
-        raise LeaseError(f"{path}: {error.strerror}; run as root, or choose another folder with --state-dir") from None
+        file = path.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise _unusable(path, error) from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -113,7 +113,8 @@ def _apply(ipr: Any, step: Step, wait: float = _APPEARS_WITHIN) -> None:
             with _already():
                 ipr.addr("add", **how, **({"broadcast": step.broadcast} if step.broadcast else {}))
         else:
-            ipr.addr("del", **how)
+            with _already(errno.EADDRNOTAVAIL):
+                ipr.addr("del", **how)
     elif isinstance(step, Route):
         attributes = {key: value for key, value in step.attributes.items() if value is not None}
         ipr.route("replace", oif=_index(ipr, step.name, wait), **attributes)
@@ -192,12 +193,12 @@ def _route(message: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _already() -> Iterator[None]:
-    """What is there already need not be added."""
+def _already(code: int = errno.EEXIST) -> Iterator[None]:
+    """What is there already need not be added; with another code, what is gone already not removed."""
     try:
         yield
     except NetlinkError as error:
-        if error.code != errno.EEXIST:
+        if error.code != code:
             raise
 
 

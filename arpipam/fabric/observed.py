@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ipaddress import IPv4Interface
 
+    from arpipam.fabric.steps import Address, Route
+
 
 @dataclass(frozen=True)
 class Link:
@@ -96,3 +98,6 @@ class Observed:
 
     kernel: Kernel
     ovs: OpenVSwitch | None = None
+    taken: tuple[Address | Route, ...] = ()
+    """What gives a NIC its addresses and routes back that a bridge took over: where both have lost them, the bridge
+    was made anew by somebody else."""

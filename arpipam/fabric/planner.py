@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from arpipam.errors import LinkError
@@ -25,7 +26,7 @@ from arpipam.fabric.steps import (
 )
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Interface
+    from collections.abc import Collection
 
     from arpipam.fabric.declared import Fabric, Host
     from arpipam.fabric.observed import Link, Observed, OpenVSwitch, Port
@@ -67,6 +68,7 @@ class _Planner:
         self._local = local
         self._links = observed.kernel.links
         self._kernel = observed.kernel
+        self._taken = observed.taken
         self._ovs = observed.ovs
         self._changes: list[Change] = []
         self._fresh: set[str] = set()
@@ -122,7 +124,8 @@ class _Planner:
             below = fabric.nic
         else:
             holders = [link.name for link in self._links.values() if local.underlay in {a.ip for a in link.addresses}]
-            if not holders:
+            taken = {IPv4Interface(step.address).ip for step in self._taken if isinstance(step, Address)}
+            if not holders and local.underlay not in taken:
                 raise LinkError(
                     f"underlay address {local.underlay} of host {local.name} is on no interface of this machine; set "
                     "it first, or correct the file"
@@ -152,12 +155,20 @@ class _Planner:
 
     def _own_mac(self) -> str:
         """The bridge's MAC for good: without it, the bridge would take one of its ports', and another as they come."""
-        seed = f"{self._fabric.bridge} {self._local.name} {self._local.underlay} {self._local.address}"
-        return bytes([0x02, *hashlib.sha256(seed.encode()).digest()[:5]]).hex(":")
+        return self._mac(0x02, self._fabric.bridge)
+
+    def _port_mac(self, name: str) -> str:
+        """The MAC of a port of ours: a high one, as a bridge that was there before takes the lowest of its ports'."""
+        return self._mac(0xFE, name)
+
+    def _mac(self, first: int, name: str) -> str:
+        seed = f"{name} {self._local.name} {self._local.underlay} {self._local.address}"
+        return bytes([first, *hashlib.sha256(seed.encode()).digest()[:5]]).hex(":")
 
     def _address(self, name: str, address: IPv4Interface) -> None:
-        link = self._links.get(name)
-        if link is None or name in self._fresh or address not in link.addresses:
+        link = self._current(name)
+        moved = Address(name, str(address), present=True).key in {change.do.key for change in self._changes}
+        if not moved and (link is None or address not in link.addresses):
             self._change_address(name, address, str(address.network.broadcast_address), present=True)
 
     # Open vSwitch.
@@ -168,7 +179,7 @@ class _Planner:
             nic = self._nic or ""
             self._ovs_bridge(ovs, UNDERLAY_BRIDGE, datapath, self._links[nic].mac)
             self._ovs_port(ovs, OvsPort(UNDERLAY_BRIDGE, nic, present=True))
-        self._ovs_bridge(ovs, name, datapath, "")
+        self._ovs_bridge(ovs, name, datapath, self._port_mac(name))
         for peer in fabric.peers(self._local):
             options = {"remote_ip": str(peer.underlay)}
             if datapath == "system":
@@ -262,7 +273,7 @@ class _Planner:
         wanted = {fabric.port_of(peer): str(peer.underlay) for peer in fabric.peers(local)}
         for link in self._links.values():
             if link.kind == "gretap" and link.mine and link.master == fabric.bridge and link.name not in wanted:
-                self._change(DelLink(link.name), AddLink(link.name, link.kind, link.parameters))
+                self._change(DelLink(link.name), _link_again(link))
         for name, remote in wanted.items():
             self._tunnel(name, "gretap", {"gre_local": str(local.underlay), "gre_remote": remote})
             self._set_mtu(name, mtu)
@@ -275,8 +286,8 @@ class _Planner:
         if link is not None:
             if not link.mine:
                 raise LinkError(f"{name} is there already and is not ours; remove it: ip link delete {name}")
-            self._change(DelLink(name), AddLink(name, link.kind, link.parameters))
-        self._add_link(name, kind, wanted)
+            self._change(DelLink(name), _link_again(link))
+        self._add_link(name, kind, {"address": self._port_mac(name), **wanted})
 
     # The small steps.
 
@@ -284,24 +295,45 @@ class _Planner:
         """A port of the bridge: in it, then isolated, then up, so that it carries nothing before it may."""
         link = self._current(name)
         master = "" if link is None else link.master
-        if master != bridge or bridge in self._fresh:
+        joins = master != bridge or bridge in self._fresh
+        stopped = joins and isolated and link is not None and link.up
+        if stopped:
+            self._set(name, "up", value=False, old=True)
+        if joins:
             self._set(name, "master", bridge, master)
-        if isolated and (link is None or not link.isolated or master != bridge or bridge in self._fresh):
+        if isolated and (joins or link is None or not link.isolated):
             self._set(name, "isolated", value=True, old=False)
-        self._set_up(name)
+        if stopped:
+            self._set(name, "up", value=True, old=False)
+        else:
+            self._set_up(name)
 
     def _take_over(self, nic: str, bridge: str) -> None:
         """The bridge gets the addresses and routes of the NIC: first there too, then only there."""
         link, target = self._links[nic], self._current(bridge)
         have = () if target is None else target.addresses
-        moving = [address for address in link.addresses if address != self._local.address]
-        for address in moving:
+        self._give_again(nic, bridge, have)
+        for address in link.addresses:
             if address not in have:
                 self._change_address(bridge, address, link.broadcasts.get(address), present=True)
-        for route in self._kernel.routes.get(nic, ()):
-            self._change(Route(bridge, route), Route(nic, route))
-        for address in moving:
+        for route in sorted(self._kernel.routes.get(nic, ()), key=lambda route: "gateway" in route):
+            self._change(Route(bridge, route), Route(nic, route))  # first those by which gateways are reached
+        for address in reversed(link.addresses):  # the secondary ones, which would go with their first one
             self._change_address(nic, address, link.broadcasts.get(address), present=False)
+
+    def _give_again(self, nic: str, bridge: str, have: Collection[IPv4Interface]) -> None:
+        """What the bridge took over from the NIC before, and lost as somebody made it anew."""
+        link = self._links[nic]
+        steps = [s for s in reversed(self._taken) if isinstance(s, Address) and s.name == nic]
+        taken = {IPv4Interface(step.address): step for step in steps}  # in the order that they had on the NIC
+        if taken.keys() >= set(have):  # nobody has given it others since
+            for address, step in taken.items():
+                if address not in have and address not in link.addresses:
+                    self._change_address(bridge, address, step.broadcast, present=True)
+        there = {Route(name, route).key for name, routes in self._kernel.routes.items() for route in routes}
+        routes = [s for s in self._taken if isinstance(s, Route) and s.name == nic and s.key not in there]
+        for route in routes:
+            self._change(Route(bridge, route.attributes), route)
 
     def _change_address(self, name: str, address: IPv4Interface, broadcast: str | None, *, present: bool) -> None:
         self._change(
@@ -336,6 +368,11 @@ class _Planner:
 
     def _change(self, do: Any, undo: Any) -> None:
         self._changes.append(Change(do, undo))
+
+
+def _link_again(link: Link) -> AddLink:
+    """What makes a tunnel again that is removed."""
+    return AddLink(link.name, link.kind, {"address": link.mac, **link.parameters})
 
 
 def _again(port: Port) -> OvsPort:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import socket
 import struct
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from arpipam import arp
+from arpipam.lab.namespace import DAEMONS
 from arpipam.lab.capture import ETH_P_ALL, PACKET_ADD_MEMBERSHIP, SOL_PACKET, promiscuous
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ ARPIPAM = str(Path(sys.executable).parent / "arpipam")
 LONG = 30.0
 """Seconds after which a condition that was waited for will not come any more."""
 _SO_RCVBUFFORCE = 33
+_PROTOCOL, _GRE, _UDP = 23, 47, 17
 _RANDOM = random.Random()
 
 
@@ -146,6 +147,10 @@ class Frames:
         """Those that have the marker in them."""
         return sum(marker in frame for frame in self.all())
 
+    def copies(self, marker: bytes) -> int:
+        """Those that carry a frame with the marker through a tunnel; an ICMP error that quotes one does not."""
+        return sum(marker in frame and frame[_PROTOCOL] in (_GRE, _UDP) for frame in self.all())
+
     def __enter__(self) -> Self:
         return self
 
@@ -184,12 +189,12 @@ def unreachable(stations: Iterable[Station]) -> list[tuple[str, str]]:
     """The pairs of stations of which one's pings do not reach the other."""
     there = list(stations)
     addresses = [address_of(station) for station in there]
-    missing = []
-    for station, own in zip(there, addresses, strict=True):
-        for other in addresses:
-            if other != own and not station.ping(other):
-                missing.append((own, other))
-    return missing
+    return [
+        (own, other)
+        for station, own in zip(there, addresses, strict=True)
+        for other in addresses
+        if other != own and not station.ping(other)
+    ]
 
 
 def address_of(station: Station) -> str:
@@ -238,7 +243,7 @@ def state(host: Host) -> dict[str, Any]:
         "fdb": sorted(
             json.dumps(entry)
             for entry in json.loads(host.namespace.run("bridge", "-j", "fdb", "show"))
-            if "permanent" in entry.get("state", "") or "dst" in entry
+            if entry.get("state") == "permanent"
         ),
         "firewall": host.namespace.run("nft", "list", "ruleset"),
         "open vswitch": "" if host.openvswitch is None else _switch(host),
@@ -295,10 +300,19 @@ class Changes:
         self._socket.close()
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def kill_switch(host: Host) -> None:
+    """Kill ovs-vswitchd, by its pid; its database goes on."""
+    switch = host.openvswitch
+    assert switch is not None
+    pid = int((switch.directory / "ovs-vswitchd.pid").read_text())
+    [process] = [process for process in DAEMONS if process.pid == pid]
+    process.kill()
+    process.wait()
+
+
+def start_switch(host: Host) -> None:
+    """Start ovs-vswitchd again, and wait until it does what its database says."""
+    switch = host.openvswitch
+    assert switch is not None
+    switch._spawn("ovs-vswitchd", switch.database, "--disable-system")
+    switch.vsctl("set", "Open_vSwitch", ".", "external_ids:again=1")  # which waits for it

@@ -100,7 +100,6 @@ def test_the_unit_brings_the_fabric_back_after_a_reboot_and_after_restarts(machi
         machine.run("systemctl", "enable", "--now", "arpipam-fabric.service")
     first, second = machines
     second.reboot()
-    # `--wait`: the unit has run by then; it is asked for nothing else
     second.run("sh", "-c", "until systemctl is-active -q arpipam-fabric; do sleep 0.5; done")
     first.run("ping", "-c", "1", "-W", "5", "172.16.42.2")
     for service in ("docker", "openvswitch-switch"):
