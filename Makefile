@@ -19,7 +19,7 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml | system
 	touch $@
 
 test: install
-	$(BIN)/pytest --ignore tests/vm
+	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/vm
 
 # Two virtual machines with Debian's own kernel; skipped, with a line that says so, where qemu cannot be installed.
 test-vm: install

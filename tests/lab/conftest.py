@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
 
+    from arpipam import Claim
     from arpipam.lab import Namespace
 
 _FORK = multiprocessing.get_context("fork")  # what is loaded already need not be loaded 64 times
@@ -44,16 +46,19 @@ class Outcome:
 
 
 class Crowd:
-    """Claimers in processes of their own. `claim()` lets them all go at once; they hold what they got until the end."""
+    """Claimers in several processes. `claim()` lets them all go at once; they hold what they got until the end."""
 
     def __init__(self) -> None:
         self._members: list[tuple[Any, Connection]] = []
 
-    def add(self, namespace: Namespace, state_dir: Path, *, interface: str = "docker0", **options: Any) -> None:
-        """One more claimer; it opens its link now and waits."""
+    def add(self, namespace: Namespace, state_dir: Path, *links: dict[str, Any], claims: int = 1) -> None:
+        """One more process: an allocator for each of `links` (its options), with so many claims at once on each.
+
+        It opens its links now and waits.
+        """
         here, there = _FORK.Pipe()
-        options |= {"interface": interface, "state_dir": state_dir}
-        process = _FORK.Process(target=_claimer, args=(there, namespace, options))
+        allocators = [{"interface": "docker0", "state_dir": state_dir} | options for options in links]
+        process = _FORK.Process(target=_claimers, args=(there, namespace, allocators, claims))
         process.start()
         there.close()
         self._members.append((process, here))
@@ -67,33 +72,40 @@ class Crowd:
         outcomes = []
         for _, pipe in self._members:
             assert pipe.poll(_PATIENCE), "a claimer does not end"
-            outcomes.append(pipe.recv())
+            outcomes += pipe.recv()
         return outcomes
 
     def close(self) -> None:
         """All let go of what they hold."""
         for _, pipe in self._members:
-            with suppress(BrokenPipeError):  # it found nothing and has ended
-                pipe.send("stop")
+            pipe.send("stop")
         for process, pipe in self._members:
             process.join(_PATIENCE)
             pipe.close()
         self._members.clear()
 
 
-def _claimer(pipe: Connection, namespace: Namespace, options: dict[str, Any]) -> None:
-    with namespace.inside(), Allocator(**options) as allocator:
-        pipe.send("ready")
-        pipe.recv()
+def _claimers(pipe: Connection, namespace: Namespace, links: list[dict[str, Any]], claims: int) -> None:
+    held: list[Claim] = []
+
+    def one(allocator: Allocator) -> Outcome:
         started = time.monotonic()
         try:
             claim = allocator.claim("crowd")
         except ArpipamError as error:
-            pipe.send(Outcome(None, None, f"{type(error).__name__}: {error}", time.monotonic() - started))
-            return
-        pipe.send(Outcome(str(claim.address), claim.mac, "", time.monotonic() - started))
+            return Outcome(None, None, f"{type(error).__name__}: {error}", time.monotonic() - started)
+        held.append(claim)
+        return Outcome(str(claim.address), claim.mac, "", time.monotonic() - started)
+
+    with namespace.inside(), ExitStack() as stack:
+        allocators = [stack.enter_context(Allocator(**options)) for options in links] * claims
+        pool = stack.enter_context(ThreadPoolExecutor(len(allocators)))
+        pipe.send("ready")
         pipe.recv()
-        claim.release(quarantine=0)
+        pipe.send(list(pool.map(one, allocators)))
+        pipe.recv()
+        for claim in held:
+            claim.release(quarantine=0)
 
 
 @pytest.fixture

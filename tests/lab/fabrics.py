@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from arpipam import arp
-from arpipam.lab.namespace import DAEMONS
 from arpipam.lab.capture import ETH_P_ALL, PACKET_ADD_MEMBERSHIP, SOL_PACKET, promiscuous
+from arpipam.lab.namespace import DAEMONS
 
 if TYPE_CHECKING:
     import subprocess
@@ -87,7 +87,9 @@ def fabric(host: Host, *command: str) -> subprocess.CompletedProcess[str]:
 def up(host: Host) -> list[str]:
     """Bring the host's fabric up; what was changed."""
     with host.namespace.inside():
-        return host.site().up().lines
+        done = host.site().up()
+    host.mtu = done.mtu
+    return done.lines
 
 
 def down(host: Host) -> None:

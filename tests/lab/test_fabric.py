@@ -26,8 +26,8 @@ from tests.lab.fabrics import (
     marked_broadcast,
     pending,
     send,
-    up,
     until,
+    up,
 )
 
 if TYPE_CHECKING:
