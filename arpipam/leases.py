@@ -137,7 +137,7 @@ class SqliteLeaseStore:
 
     def _prepare(self) -> None:
         self._db.row_factory = sqlite3.Row
-        self._keep_a_log()
+        self._patiently("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")  # on disk before the address leaves the program
         with self._transaction():
             [version] = self._db.execute("PRAGMA user_version").fetchone()
@@ -151,18 +151,16 @@ class SqliteLeaseStore:
                     f"knows {_VERSION}); update arpipam, or choose another folder with --state-dir"
                 )
 
-    def _keep_a_log(self) -> None:
-        """Where several processes open a new file at once, SQLite refuses this without waiting."""
+    def _patiently(self, statement: str, parameters: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        """Where others make, recover or close the file at this moment, SQLite refuses at once, whatever its timeout."""
         end = time.monotonic() + _BUSY
         while True:
             try:
-                self._db.execute("PRAGMA journal_mode = WAL")
+                return self._db.execute(statement, parameters)
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() >= end:
                     raise
                 time.sleep(0.01)
-            else:
-                return
 
     def reserve(self, interface: str, address: IPv4Address, prefix: int, mac: str, owner: str) -> Lease | None:
         """Claim the address for this process; on disk when this returns. None when it is leased.
@@ -217,7 +215,7 @@ class SqliteLeaseStore:
     def get(self, lease_id: int) -> Lease:
         """One lease; LeaseError where there is none of that number."""
         with self._trouble(), self._lock:
-            row = self._db.execute("SELECT * FROM lease WHERE id = ?", (lease_id,)).fetchone()
+            row = self._patiently("SELECT * FROM lease WHERE id = ?", (lease_id,)).fetchone()
         if row is None:
             raise LeaseError(f"lease store {self.path} has no lease {lease_id}; was it released meanwhile?")
         return _lease(row)
@@ -226,14 +224,14 @@ class SqliteLeaseStore:
         """The leases in these states, by interface and address; quarantines that are over do not count."""
         now = self._clock()
         with self._trouble(), self._lock:
-            rows = self._db.execute("SELECT * FROM lease ORDER BY interface, address, id").fetchall()
+            rows = self._patiently("SELECT * FROM lease ORDER BY interface, address, id").fetchall()
         found = (_lease(row) for row in rows if interface in {None, row["interface"]})
         return [x for x in found if x.state in states and not (x.state is State.QUARANTINED and x.until <= now)]
 
     def last_address(self, interface: str, owner: str) -> IPv4Address | None:
         """The address that this owner had last."""
         with self._trouble(), self._lock:
-            row = self._db.execute(
+            row = self._patiently(
                 "SELECT address FROM lease WHERE interface = ? AND owner = ? ORDER BY changed DESC, id DESC LIMIT 1",
                 (interface, owner),
             ).fetchone()
@@ -319,7 +317,7 @@ class SqliteLeaseStore:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._trouble(), self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._patiently("BEGIN IMMEDIATE")
             before = set(self._holders)
             try:
                 yield
