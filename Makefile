@@ -24,7 +24,7 @@ test: install
 # Two virtual machines with Debian's own kernel; skipped, with a line that says so, where qemu cannot be installed.
 test-vm: install
 	@.ci/packages qemu-system-x86 cpio kmod e2fsprogs || true
-	$(BIN)/pytest tests/vm
+	$(BIN)/pytest tests/vm --timeout 900
 
 lint: install
 	$(BIN)/ruff check .

@@ -59,7 +59,8 @@ class Machine:
         server = "on" if self._number == 1 else "off"
         net = f"stream,id=net,server={server},addr.type=unix,addr.path={self._wire}"
         words = [
-            *("qemu-system-x86_64", "-m", MEMORY, "-smp", "2", "-nographic", "-monitor", "none", "-no-reboot"),
+            *("setpriv", "--pdeathsig", "KILL"),  # however the tests end, it ends with them
+            *("qemu-system-x86_64", "-m", MEMORY, "-smp", "1", "-nographic", "-monitor", "none", "-no-reboot"),
             *("-kernel", str(self._kernel / "vmlinuz"), "-initrd", str(self.folder / "ram.gz")),
             *("-netdev", net, "-device", f"virtio-net-pci,netdev=net,mac=52:54:00:00:00:0{self._number},romfile="),
             *("-virtfs", "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap"),

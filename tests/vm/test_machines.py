@@ -82,22 +82,19 @@ def test_containers_of_two_machines_talk_through_the_kernels_datapath(machines: 
         assert address not in {"172.16.42.1", "172.16.42.2"}
         shown = machine.run("docker", "exec", "web", "ip", "link", "show", "eth0").stdout
         assert f"mtu {MTU[tunnel]}" in shown
-    checked = on_both(machines, lambda machine: machine.run("arpipam", "fabric", "check", check=False).stdout)
-    assert [line for text in checked for line in text.splitlines() if line.startswith(("fault", "unknown"))] == []
+    if tunnel == "gre":
+        checked = on_both(machines, lambda machine: machine.run("arpipam", "fabric", "check", check=False).stdout)
+        assert [line for text in checked for line in text.splitlines() if line.startswith(("fault", "unknown"))] == []
     for machine in machines:
         machine.run("docker", "rm", "--force", "web")
         machine.run("docker", "network", "rm", "arpipam-docker0")
-    on_both(machines, lambda machine: machine.run("arpipam", "fabric", "down").stdout)
-    for machine in machines:
-        links = machine.run("ip", "-o", "link").stdout
-        assert "docker0" not in links
-        assert "br0" not in links
 
 
-def test_the_unit_brings_the_fabric_back_after_a_reboot_and_after_restarts(machines: list[Machine]) -> None:
+def test_the_unit_brings_the_fabric_back_after_a_reboot_and_after_restarts_and_down_takes_it_away(
+    machines: list[Machine],
+) -> None:
     declare(machines, "gre")
-    for machine in machines:
-        machine.run("systemctl", "enable", "--now", "arpipam-fabric.service")
+    on_both(machines, lambda machine: machine.run("systemctl", "enable", "--now", "arpipam-fabric.service").stdout)
     first, second = machines
     second.reboot()
     second.run("sh", "-c", "until systemctl is-active -q arpipam-fabric; do sleep 0.5; done")
@@ -105,5 +102,10 @@ def test_the_unit_brings_the_fabric_back_after_a_reboot_and_after_restarts(machi
     for service in ("docker", "openvswitch-switch"):
         first.run("systemctl", "restart", service)
         first.run("sh", "-c", "until systemctl is-active -q arpipam-fabric; do sleep 0.5; done")
-        assert first.run("arpipam", "fabric", "plan", check=False).stdout == ""
         first.run("ping", "-c", "1", "-W", "5", "172.16.42.2")
+    assert first.run("arpipam", "fabric", "plan", check=False).stdout == ""
+    on_both(machines, lambda machine: machine.run("arpipam", "fabric", "down").stdout)
+    for machine in machines:
+        links = machine.run("ip", "-o", "link").stdout
+        assert "docker0" not in links
+        assert "br0" not in links
