@@ -99,7 +99,9 @@ class Launch:
     def _own_address(self) -> IPv4Interface | None:
         """The interface's own address in the network that is meant."""
         prefixes = facts(self._options.interface).prefixes
-        wanted = self._wish.address or self._wish.gateway
+        wanted, declared = self._wish.address or self._wish.gateway, self._options.declared
+        if declared is not None:
+            prefixes = tuple(sorted(prefixes, key=lambda prefix: prefix.network != declared.subnet))
         fitting = (prefix for prefix in prefixes if wanted is None or wanted in prefix.network)
         return next(fitting, prefixes[0] if prefixes else None)
 

@@ -196,6 +196,7 @@ def make_allocator(
         site = Site(options.declared, options.state_dir, name=options.host)
         names = {host.address.ip: host.name for host in options.declared.hosts}
         witnesses += site.witnesses()
+        subnet = subnet or options.declared.subnet
         kept = [str(address) for address in site.kept()]
     return Allocator(
         options.interface,
