@@ -122,6 +122,8 @@ class Driver:
         self._holdings: dict[int, Holding] = {}
         self._calls: deque[Callable[[], None]] = deque()
         self._interest: Interest | None = None
+        self._wanted: list[Interest | None] | None = None
+        self._held: frozenset[int] = frozenset()
         self._behind_since: float | None = None
         self._error: Exception | None = None
         self._closing = False
@@ -289,9 +291,14 @@ class Driver:
 
     def _focus(self) -> None:
         """Tell the kernel what is of interest, before any frame leaves whose answer is."""
-        interest = union(job.task.interest for job in self._jobs)
+        wanted = [job.task.interest for job in self._jobs]
+        held_now = frozenset(self._holdings)
+        if wanted == self._wanted and held_now == self._held:  # as at most turns
+            return
+        self._wanted, self._held = wanted, held_now
+        interest = union(wanted)
         if interest is not None and self._holdings:
-            held = Interest(frozenset(self._holdings), frozenset((self.link.mac,)))
+            held = Interest(held_now, frozenset((self.link.mac,)))
             interest = union((interest, held))
         if interest != self._interest:
             self._interest = interest

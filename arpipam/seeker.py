@@ -64,6 +64,8 @@ class Seeker:
         self._outbox = Outbox()
         self._span: tuple[int, int] | None = None
         """From the first to the last of the addresses that may be chosen; in between may be others."""
+        self._interest = Interest()
+        self._interest_of: tuple[Trial | None, tuple[int, int] | None] | None = None
         self._pause_until: float | None = None
         self._listening_since = now
         self.survey.add(n for n in terms.neighbours if n not in terms.witnesses)
@@ -85,8 +87,11 @@ class Seeker:
     @property
     def interest(self) -> Interest | None:
         """Which packets it has a use for."""
-        tried = () if self.trial is None else self.trial.acds
-        return Interest(frozenset(tried), frozenset((self.mac, self.terms.own_mac)), self._span)
+        if self._interest_of != (self.trial, self._span):  # asked at every turn, and seldom another
+            tried = () if self.trial is None else self.trial.acds
+            self._interest = Interest(frozenset(tried), frozenset((self.mac, self.terms.own_mac)), self._span)
+            self._interest_of = self.trial, self._span
+        return self._interest
 
     def outboxes(self) -> Iterator[Outbox | Survey]:
         """The frames that wait to leave, the urgent ones first."""
