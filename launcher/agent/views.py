@@ -1,0 +1,96 @@
+"""What the agent tells of itself, to the command line and to the metrics. Times are seconds since 1970."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class NetworkView:
+    """One network of the agent: a pool on a link."""
+
+    pool: str
+    """Docker's PoolID, or the interface where Docker has no pool on it."""
+    interface: str
+    subnet: str
+    state: str
+    """`up`, `partitioned` (a station that must answer is silent: nothing is searched) or `down` (no link)."""
+    reason: str
+    """Why it is not up, in one line."""
+    silent: tuple[str, ...]
+    """The declared hosts and named witnesses that do not answer."""
+    left: int
+    """Addresses that nobody is known to use."""
+    ready: int
+    """Addresses that are claimed and wait to be handed out."""
+    wanted: int
+    """How many of those there should be."""
+    leases: int
+    """Addresses handed out."""
+    policy: str
+    round_trip: float | None = None
+    """Of the witnesses, smoothed, seconds."""
+    loss: float | None = None
+    """Share of the questions to the witnesses that stayed unanswered, of late."""
+    dropped: int = 0
+    """Frames that the kernel dropped before they were read."""
+
+
+@dataclass(frozen=True)
+class LeaseView:
+    """One lease of this host."""
+
+    interface: str
+    address: str
+    prefix: int
+    mac: str
+    owner: str
+    state: str
+    """`ready`, `claimed`, `bound`, `quarantined`."""
+    container: str
+    created: float
+    guarded: str
+    """Who answers for it: `agent`, `container`, or `nobody` (the link is down, or it is in quarantine)."""
+    conflict: str
+    """The MAC of another station that uses the address too; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class StationView:
+    """Somebody who was seen on a link."""
+
+    interface: str
+    address: str
+    mac: str
+    first: float
+    last: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened."""
+
+    at: float
+    kind: str
+    """`conflict`, `moved`, `move failed`, `partition`, `healed`, `link down`, `link up`, `claimed`, `handed out`,
+    `handed over`, `taken over`, `released`, `leaked`, `adopted`, `exhausted`, `engine lost`, `engine found`."""
+    interface: str = ""
+    address: str = ""
+    mac: str = ""
+    other: str = ""
+    """The MAC of the other station of a conflict."""
+    owner: str = ""
+    text: str = ""
+    """For a person, in one line."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """The agent as a whole."""
+
+    version: str
+    pid: int
+    started: float
+    engine: str
+    """The engine's version, or why it cannot be reached."""
+    networks: tuple[NetworkView, ...] = field(default=())
