@@ -36,6 +36,8 @@ class State(StrEnum):
     """Another station is probing for it."""
     ANNOUNCING = "announcing"
     DEFENDING = "defending"
+    GUARDING = "guarding"
+    """Its owner answers for itself; we only look out for others who use it."""
     LOST = "lost"
     """Given up after a conflict."""
     RELEASED = "released"
@@ -54,7 +56,11 @@ class Input(StrEnum):
     ANNOUNCE_DUE = "announcement due"
     ANNOUNCED = "announced"
     DEFEND = "conflict, defended"
+    NOTE = "conflict, noted"
     YIELD = "conflict, given up"
+    ADOPT = "ours since before"
+    HAND_OVER = "its owner answers"
+    TAKE_OVER = "its owner is gone"
     RELEASE = "release"
 
 
@@ -67,6 +73,8 @@ class Policy(StrEnum):
     """(b) defend it, and give it up at the second conflict within DEFEND_INTERVAL."""
     ALWAYS = "always"
     """(c) defend it for ever, with at most one announcement in DEFEND_INTERVAL."""
+    REPORT = "report"
+    """Neither defend it nor give it up: somebody is told, and decides."""
 
 
 _MOST_REPLIES = 1024
@@ -74,7 +82,8 @@ _MOST_REPLIES = 1024
 
 _S, _I = State, Input
 _SEEKING = (_S.WAITING, _S.PROBING, _S.SETTLING, _S.FREE)
-_HOLDING = (_S.ANNOUNCING, _S.DEFENDING)
+_ANSWERING = (_S.ANNOUNCING, _S.DEFENDING)
+_HOLDING = (*_ANSWERING, _S.GUARDING)
 
 TRANSITIONS: dict[tuple[State, Input], State] = {
     (_S.WAITING, _I.PROBE_DUE): _S.PROBING,
@@ -86,13 +95,19 @@ TRANSITIONS: dict[tuple[State, Input], State] = {
     (_S.ANNOUNCING, _I.ANNOUNCE_DUE): _S.ANNOUNCING,
     (_S.ANNOUNCING, _I.ANNOUNCED): _S.DEFENDING,
     (_S.DEFENDING, _I.ANNOUNCE_DUE): _S.ANNOUNCING,  # asked for again, say when the container runs
+    (_S.WAITING, _I.ADOPT): _S.ANNOUNCING,
+    (_S.ANNOUNCING, _I.HAND_OVER): _S.GUARDING,
+    (_S.DEFENDING, _I.HAND_OVER): _S.GUARDING,
+    (_S.GUARDING, _I.TAKE_OVER): _S.DEFENDING,
+    (_S.GUARDING, _I.ANNOUNCE_DUE): _S.GUARDING,
     **{(state, _I.USED): _S.IN_USE for state in _SEEKING},
     **{(state, _I.RIVAL): _S.CONTENDED for state in _SEEKING},
     **{
         (state, _I.ASKED): state for state in _SEEKING
     },  # an ordinary request is no conflict, and not ours to answer yet
-    **{(state, _I.ASKED): state for state in _HOLDING},  # answered, probes too
+    **{(state, _I.ASKED): state for state in _HOLDING},  # answered, probes too; by its owner while we guard it
     **{(state, _I.DEFEND): state for state in _HOLDING},
+    **{(state, _I.NOTE): state for state in _HOLDING},
     **{(state, _I.YIELD): _S.LOST for state in _HOLDING},
     **{(state, _I.RELEASE): _S.RELEASED for state in (*_SEEKING, *_HOLDING)},
 }
@@ -132,19 +147,24 @@ class Acd:
         """Seconds from our last probe to the frame that showed the address in use."""
         self.conflicts = 0
         """Conflicts since the address is claimed."""
+        self.since = 0
+        """When it was claimed, microseconds since 1970, which announcements say; 0: they do not."""
+        self.elder: bool | None = None
+        """Of the last conflict: whether ours is the elder claim; None where the other one did not say."""
+        self.policy = policy
         self.deadline: float | None = now + rng.uniform(0, evidence.timing.probe_wait)
         self._evidence = evidence
         self._timing = evidence.timing
         self._rng = rng
         self._local_macs = local_macs
-        self._policy = policy
+        self._former: set[bytes] = set()
         self._announcements = 0
         self._last_probe: float | None = None
         self._last_defence: float | None = None
 
     def receive(self, packet: ArpPacket, now: float) -> None:
         """Take in a packet from the link."""
-        if packet.sender_mac == self.mac or self.state not in _LIVE:
+        if packet.sender_mac == self.mac or self.state not in _LIVE or packet.sender_mac in self._former:
             return  # our own frame come back (2.1.1, "may be echoed"), or the owner itself after hand-over
         if packet.sender_ip == self.address:
             self._used(packet, now)
@@ -178,8 +198,38 @@ class Acd:
     def announce(self) -> None:
         """Announce once more ANNOUNCE_NUM times, say since the owner is up now."""
         self._announcements = 0
-        if self.state is State.DEFENDING or self.deadline is not None:  # else one is on its way out already
+        if self.state is State.GUARDING:
             self._step(Input.ANNOUNCE_DUE)
+            self.outbox.put(arp.announcement(self.mac, self.address, self.since))
+        elif self.state is State.DEFENDING or self.deadline is not None:  # else one is on its way out already
+            self._step(Input.ANNOUNCE_DUE)
+            self._announce()
+
+    def adopt(self) -> None:
+        """The address was ours before, under another process: announce it, and answer for it from this moment."""
+        self._step(Input.ADOPT)
+        self._announce()
+
+    def hand_over(self) -> None:
+        """Its owner answers for itself: only look out for others from now on."""
+        self._step(Input.HAND_OVER)
+        self.deadline = None
+        self.outbox.clear()
+
+    def take_over(self) -> None:
+        """Its owner is gone: answer for it again."""
+        self._step(Input.TAKE_OVER)
+
+    def rename(self, mac: bytes) -> None:
+        """The address we answer for goes to another MAC of ours: say so at once."""
+        self._former = {*self._former, self.mac} - {mac}
+        self.mac = mac
+        self.outbox.clear()
+        self._announcements = 0
+        self._step(Input.ANNOUNCE_DUE)
+        if self.state is State.GUARDING:
+            self.outbox.put(arp.announcement(self.mac, self.address, self.since))
+        else:
             self._announce()
 
     def release(self) -> None:
@@ -197,20 +247,32 @@ class Acd:
             self._stop(Input.USED)
             return
         self.conflicts += 1
+        self.elder = None
+        if packet.since and self.since:  # two claims of ours met, after a cut say: both sides know which one is elder
+            self.elder = (self.since, self.mac) < (packet.since, packet.sender_mac)
         interval = self._timing.defend_interval
         recent = self._last_defence is not None and now - self._last_defence < interval
-        if self._policy is Policy.NEVER or (self._policy is Policy.ONCE and recent):
+        if self.elder is False:
+            if self.state is State.GUARDING:
+                self._step(Input.NOTE)  # its owner uses it all the same; whoever is told has to move the owner
+            else:
+                self._stop(Input.YIELD)
+        elif self.elder is None and self.policy is Policy.REPORT:
+            self._step(Input.NOTE)
+        elif self.elder is None and (self.policy is Policy.NEVER or (self.policy is Policy.ONCE and recent)):
             self._stop(Input.YIELD)
-            return
-        self._step(Input.DEFEND)
-        if not recent:
-            self._last_defence = now
-            self.outbox.put(arp.announcement(self.mac, self.address))
+        else:
+            self._step(Input.DEFEND)
+            if not recent:
+                self._last_defence = now
+                self.outbox.put(arp.announcement(self.mac, self.address, self.since))
 
     def _asked(self, packet: ArpPacket) -> None:
         """Somebody asks for the address, by a probe or by an ordinary request."""
         local = packet.sender_mac in self._local_macs
-        if self.state in _HOLDING:
+        if self.state is State.GUARDING:
+            self._step(Input.ASKED)
+        elif self.state in _ANSWERING:
             self._step(Input.ASKED)
             # A frame to our own kernel would leave by the wrong side; a flood of questions must not become one of
             # answers.
@@ -235,7 +297,7 @@ class Acd:
 
     def _announce(self) -> None:
         self.deadline = None
-        self.outbox.put(arp.announcement(self.mac, self.address), self._announced)
+        self.outbox.put(arp.announcement(self.mac, self.address, self.since), self._announced)
 
     def _announced(self, now: float) -> None:
         self._announcements += 1

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from arpipam import arp
+from arpipam.acd import Acd
 from arpipam.check import Check
 from arpipam.claim import Claim
 from arpipam.driver import Driver, Job
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, UnknownError
+from arpipam.evidence import Evidence
 from arpipam.leases import SqliteLeaseStore
 from arpipam.leases import State as LeaseState
 from arpipam.link import Link
@@ -32,11 +34,10 @@ from arpipam.timing import BUDGET, MISS_PROBABILITY, RATE, Timing, profile
 from arpipam.trial import NO_WITNESS, Outcome, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from ipaddress import IPv4Interface
     from types import TracebackType
 
-    from arpipam.acd import Acd
     from arpipam.leases import Lease
     from arpipam.search import FreeAddress
     from arpipam.survey import Answer
@@ -51,7 +52,9 @@ class Allocator:
     """Finds and claims addresses of `subnet` (default: the interface's own) on the link behind `interface`.
 
     `witnesses` must answer in every search, and are called by their `names` where they have any. `alone` says that
-    there is no other station, so that silence needs no witness. `budget` bounds the probing of one address (seconds),
+    there is no other station, so that silence needs no witness. What is found free is probed once more by the timing
+    `confirm`, where one is given; addresses to `avoid` (integers) are tried last. `budget` bounds the probing of one
+    address (seconds),
     `rate` the frames per second. Raises InputError for what makes no sense, LinkError where the link carries no ARP,
     and each method UnknownError where the link could not be trusted.
     """
@@ -65,6 +68,8 @@ class Allocator:
         exclude: Iterable[str] = (),
         order: Order = "first",
         timing: str | Timing = "adaptive",
+        confirm: Timing | None = None,
+        avoid: Collection[int] = (),
         witnesses: Iterable[IPv4Address | str] = (),
         names: Mapping[IPv4Address, str] | None = None,
         gateway: IPv4Address | str | None = None,
@@ -76,11 +81,13 @@ class Allocator:
         seed: int | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
+        self._given = {name: value for name, value in locals().items() if name not in {"self", "interface"}}
         self.interface = interface
         self.state_dir = Path(state_dir)
         self._subnet = parse_subnet(subnet) if isinstance(subnet, str) else subnet
         self._ranges, self._exclude, self._order = tuple(ranges), tuple(exclude), order
         self._timing = profile(timing) if isinstance(timing, str) else timing
+        self._confirm, self._avoid = confirm, avoid
         self._witnesses = [_address(witness, "witness") for witness in witnesses]
         self._names = {int(address): name for address, name in (names or {}).items()}
         self._gateway = None if gateway is None else _address(gateway, "gateway")
@@ -112,6 +119,27 @@ class Allocator:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def variant(self, **options: Any) -> Allocator:
+        """The same open link and leases under other options (those of the constructor), as the host is by now.
+
+        It works as long as this one is open, and is not entered itself. Raises what entering it would.
+        """
+        other = Allocator(self.interface, **(self._given | options))
+        self._link.look()
+        other._link, other._driver, other._store = self._link, self._driver, self.leases
+        other.pool, other._terms = other._prepare(self._link)
+        return other
+
+    @property
+    def link(self) -> Link:
+        """The open link."""
+        return self._link
+
+    @property
+    def driver(self) -> Driver:
+        """What runs it."""
+        return self._driver
 
     @property
     def leases(self) -> SqliteLeaseStore:
@@ -240,11 +268,28 @@ class Allocator:
 
         return self._driver.run(search, finish, abandon, Claim.discard)
 
+    def adopt(self, lease: Lease) -> Claim:
+        """Defend a lease of this link whose process has ended, from this moment on; see SqliteLeaseStore.hold."""
+        evidence = Evidence(self._timing, bound=self._miss_probability)
+        mac = arp.mac_bytes(lease.mac)
+        found = Found(lease.address, lease.prefix, lease.mac, 0.0, 0, 0, None)
+
+        def adopt() -> Claim:
+            now = self._link.now()
+            local = self._terms.local_macs
+            acd = Acd(int(lease.address), mac, evidence, rng=self._rng, now=now, local_macs=local)
+            acd.adopt()
+            return self._hold(acd, lease, found)
+
+        return self._driver.call(adopt).result()
+
     def _claim_given(self, owner: str, address: IPv4Address, mac: str | None) -> Job[Claim]:
         self.pool.check(address)
         store = self.leases
         check = self._check([int(address)], mac)
-        lease = store.reserve(self.interface, address, self.pool.prefix, arp.mac_text(check.mac), owner)
+        mac = arp.mac_text(check.mac)
+        # An address that somebody asks for by name need not have rested.
+        lease = store.reserve(self.interface, address, self.pool.prefix, mac, owner, rested=False)
         if lease is None:
             raise AddressInUseError(
                 f"{self.interface}: {address} is leased on this host already; see `arpipam leases`, or take another"
@@ -301,6 +346,7 @@ class Allocator:
             own_mac=link.mac,
             own_address=int(own.ip) if own is not None else 0,
             timing=self._timing,
+            confirm=self._confirm,
             miss_probability=self._miss_probability,
             budget=self._budget,
             alone=self._alone or (not witnesses and link.plainly_alone()),
@@ -324,7 +370,7 @@ class Allocator:
         if self._order == "sticky" and (last := self.leases.last_address(self.interface, owner)) is not None:
             prefer = [int(last)]
         return Search(
-            self.pool.candidates(owner, rng=self._rng, prefer=prefer),
+            self.pool.candidates(owner, rng=self._rng, prefer=prefer, avoid=self._avoid),
             self._mac(mac),
             self._terms,
             rng=self._rng,

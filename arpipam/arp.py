@@ -38,6 +38,11 @@ _HEADER = _LAYOUT[_KIND]
 _BODY = struct.Struct("!H6sI6sI")
 _BODY_AT = 20
 FRAME_LENGTH = len(_LAYOUT)
+_STAMP = struct.Struct("!4sQ")
+_STAMP_MARK = b"arpi"
+_STAMPED_LENGTH = FRAME_LENGTH + _STAMP.size
+"""An Ethernet frame has at least 60 bytes, an ARP packet 42: in the padding, which everybody ignores, an announcement
+says since when its sender has the address."""
 
 _TAGS = (b"\x81\x00", b"\x88\xa8", b"\x91\x00")
 
@@ -64,6 +69,8 @@ class ArpPacket(NamedTuple):
     target_ip: int
     source: bytes
     destination: bytes
+    since: int = 0
+    """When the sender claimed its address, microseconds since 1970; 0: it does not say, as nobody but arpipam does."""
 
     @property
     def is_probe(self) -> bool:
@@ -73,12 +80,13 @@ class ArpPacket(NamedTuple):
 
 def encode(packet: ArpPacket) -> bytes:
     """The frame of a packet, 42 bytes; the driver of a real NIC pads it."""
-    return (
+    frame = (
         packet.destination
         + packet.source
         + _HEADER
         + _BODY.pack(packet.operation, packet.sender_mac, packet.sender_ip, packet.target_mac, packet.target_ip)
     )
+    return frame + _STAMP.pack(_STAMP_MARK, packet.since) if packet.since else frame
 
 
 def dissect(frame: bytes) -> ArpPacket | Refusal:
@@ -88,7 +96,11 @@ def dissect(frame: bytes) -> ArpPacket | Refusal:
     operation, sender_mac, sender_ip, target_mac, target_ip = _BODY.unpack_from(frame, _BODY_AT)
     if operation not in (REQUEST, REPLY):
         return Refusal.OPERATION
-    return ArpPacket(operation, sender_mac, sender_ip, target_mac, target_ip, frame[6:12], frame[:6])
+    since = 0
+    if len(frame) >= _STAMPED_LENGTH:
+        mark, claimed = _STAMP.unpack_from(frame, FRAME_LENGTH)
+        since = claimed if mark == _STAMP_MARK else 0
+    return ArpPacket(operation, sender_mac, sender_ip, target_mac, target_ip, frame[6:12], frame[:6], since)
 
 
 def _refuse(frame: bytes) -> Refusal:
@@ -112,9 +124,9 @@ def probe(mac: bytes, address: int) -> bytes:
     return encode(ArpPacket(REQUEST, mac, UNSPECIFIED, NO_MAC, address, mac, BROADCAST))
 
 
-def announcement(mac: bytes, address: int) -> bytes:
-    """An announcement: a request with sender and target address alike (RFC 5227, 2.3)."""
-    return encode(ArpPacket(REQUEST, mac, address, NO_MAC, address, mac, BROADCAST))
+def announcement(mac: bytes, address: int, since: int = 0) -> bytes:
+    """An announcement: a request with sender and target address alike (RFC 5227, 2.3); `since`: see ArpPacket."""
+    return encode(ArpPacket(REQUEST, mac, address, NO_MAC, address, mac, BROADCAST, since))
 
 
 def request(mac: bytes, sender: int, address: int) -> bytes:

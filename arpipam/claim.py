@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
@@ -15,16 +16,20 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
     from types import TracebackType
 
-    from arpipam.acd import Acd
+    from arpipam.acd import Acd, Policy
     from arpipam.arp import ArpPacket
     from arpipam.driver import Driver
     from arpipam.leases import Lease, LeaseStore
     from arpipam.outbox import Outbox
     from arpipam.results import Found
 
+_HELD = (State.ANNOUNCING, State.DEFENDING, State.GUARDING)
+
 QUARANTINE = 60.0
 """Seconds for which a released address is given to nobody else."""
 _ASK_EVERY = 0.02
+_ASK_SELDOM = 1.0
+"""An owner that does not answer is asked less and less often, down to once in so many seconds."""
 
 
 class ClaimState(StrEnum):
@@ -32,6 +37,8 @@ class ClaimState(StrEnum):
 
     ANNOUNCING = "announcing"
     DEFENDING = "defending"
+    GUARDED = "guarded"
+    """Its owner answers for itself; others who use it are looked out for."""
     CONFLICT = "conflict"
     """Another station insists on the address; it is given up (RFC 5227, 2.4)."""
     HANDED_OVER = "handed over"
@@ -43,9 +50,23 @@ class ClaimState(StrEnum):
 _STATES = {
     State.ANNOUNCING: ClaimState.ANNOUNCING,
     State.DEFENDING: ClaimState.DEFENDING,
+    State.GUARDING: ClaimState.GUARDED,
     State.LOST: ClaimState.CONFLICT,
     State.RELEASED: ClaimState.RELEASED,
 }
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Another station was seen to use the address."""
+
+    address: IPv4Address
+    mac: str
+    """Ours."""
+    other: str
+    """The MAC of the other station."""
+    elder: bool | None
+    """Whether ours is the elder of two claims; None where the other station does not say since when it has it."""
 
 
 class Claim:
@@ -74,6 +95,10 @@ class Claim:
             arp.request(driver.link.mac, asker, acd.address) if asker else arp.probe(driver.link.mac, acd.address)
         )
         self._listeners: list[Callable[[ClaimState], None]] = []
+        self._conflict_listeners: list[Callable[[Conflict], None]] = []
+        self._ask_at: float | None = None
+        self._ask_gap = _ASK_EVERY
+        acd.since = round(lease.created * 1_000_000)
 
     # What the driver calls, on its thread.
 
@@ -85,7 +110,8 @@ class Claim:
     @property
     def deadline(self) -> float | None:
         """When `advance` wants to be called, seconds on the link's clock."""
-        return self._acd.deadline
+        due = [at for at in (self._acd.deadline, self._ask_at) if at is not None]
+        return min(due, default=None)
 
     def receive(self, packet: ArpPacket, now: float) -> None:
         """Take in a packet from or for the address."""
@@ -97,12 +123,24 @@ class Claim:
         ):
             # We never answer our own host, so this came from the owner.
             self.answered.set()
+            if self._ask_at is not None:
+                self._ask_at = None
+                self._acd.hand_over()
+        before = self._acd.conflicts
         self._acd.receive(packet, now)
+        if self._acd.conflicts > before:
+            conflict = Conflict(self.address, self.mac, arp.mac_text(packet.sender_mac), self._acd.elder)
+            for listener in self._conflict_listeners:
+                listener(conflict)
         self._follow()
 
     def advance(self, now: float) -> None:
         """Do what is due."""
         self._acd.advance(now)
+        if self._ask_at is not None and now >= self._ask_at:
+            self._ask()
+            self._ask_at = now + self._ask_gap
+            self._ask_gap = min(2 * self._ask_gap, _ASK_SELDOM)
         self._follow()
 
     def fail(self, error: Exception) -> None:
@@ -139,9 +177,62 @@ class Claim:
         """Call `listener(state)` at each change, on the driver's thread."""
         self._listeners.append(listener)
 
+    def on_conflict(self, listener: Callable[[Conflict], None]) -> None:
+        """Call `listener(conflict)` whenever another station uses the address, on the driver's thread."""
+        self._conflict_listeners.append(listener)
+
     def announce(self) -> None:
         """Announce again, say since the owner is up now."""
         self._driver.call(self._announce).result()
+
+    def hand_out(self, lease: Lease, policy: Policy) -> None:
+        """The address goes to an owner with the MAC of `lease`, which is on disk: announce it under that at once.
+
+        We answer for it until the owner does, see `await_owner`; later conflicts are met by `policy`.
+        """
+
+        def hand_out() -> None:
+            self.lease, self.mac = lease, lease.mac
+            self._acd.policy = policy
+            self.answered.clear()
+            if arp.mac_bytes(lease.mac) != self._acd.mac:
+                self._acd.rename(arp.mac_bytes(lease.mac))
+            self._follow()
+
+        self._driver.call(hand_out)
+
+    def await_owner(self) -> None:
+        """Ask the owner until it answers for itself, and from then on only look out for others: `GUARDED`."""
+
+        def ask() -> None:
+            if self._acd.state in (State.ANNOUNCING, State.DEFENDING):
+                self.answered.clear()
+                self._ask_gap = _ASK_EVERY
+                self._ask_at = self._driver.link.now()
+
+        self._driver.call(ask)
+
+    def guard(self) -> None:
+        """The owner is known to answer for itself (where that cannot be heard)."""
+
+        def guard() -> None:
+            self._ask_at = None
+            if self._acd.state in (State.ANNOUNCING, State.DEFENDING):
+                self._acd.hand_over()
+            self._follow()
+
+        self._driver.call(guard)
+
+    def take_over(self) -> None:
+        """The owner is gone, or about to: answer for the address again."""
+
+        def take_over() -> None:
+            self._ask_at = None
+            if self._acd.state is State.GUARDING:
+                self._acd.take_over()
+            self._follow()
+
+        self._driver.call(take_over)
 
     def wait_handed_over(self, timeout: float) -> bool:
         """Ask the owner until it answers for itself, for at most `timeout` seconds; whether it did."""
@@ -169,7 +260,7 @@ class Claim:
             self._store.release(self.lease.id, quarantine=quarantine)
 
     def _announce(self) -> None:
-        if self._acd.state in (State.ANNOUNCING, State.DEFENDING):
+        if self._acd.state in _HELD:
             self._acd.announce()
             self._follow()
 
@@ -181,7 +272,7 @@ class Claim:
 
     def _end(self, state: ClaimState) -> None:
         self._driver.let_go(self._acd.address)
-        if self._acd.state in (State.ANNOUNCING, State.DEFENDING):
+        if self._acd.state in _HELD:
             self._acd.release()
         self._become(state)
 

@@ -120,6 +120,7 @@ class Driver:
         self._filled = link.now()
         self._jobs: list[Job[Any]] = []
         self._holdings: dict[int, Holding] = {}
+        self._watchers: list[Callable[[ArpPacket, float], None]] = []
         self._calls: deque[Callable[[], None]] = deque()
         self._interest: Interest | None = None
         self._wanted: list[Interest | None] | None = None
@@ -190,6 +191,10 @@ class Driver:
 
         with suppress(LinkError):  # closed: all jobs have ended
             self.call(drop)
+
+    def watch(self, watcher: Callable[[ArpPacket, float], None]) -> None:
+        """Call `watcher(packet, now)` for every ARP packet on the link from now on, on the driver's thread."""
+        self.call(lambda: self._watchers.append(watcher)).result()
 
     def hold(self, address: int, holding: Holding) -> None:
         """Keep a claim from now on. On the driver's thread only."""
@@ -269,13 +274,7 @@ class Driver:
             if isinstance(packet, arp.Refusal):
                 self.refused[packet] += 1
                 continue
-            # both: who asks for one claimed address may be using another one
-            if (holding := self._holdings.get(packet.target_ip)) is not None:
-                holding.receive(packet, at)
-            if (user := self._holdings.get(packet.sender_ip)) is not None and user is not holding:
-                user.receive(packet, at)
-            for job in self._jobs:
-                job.task.receive(packet, at)
+            self._dispatch(packet, at)
         emptied = len(frames) < _BATCH
         if emptied:
             self._behind_since = None
@@ -289,9 +288,21 @@ class Driver:
             return True
         return emptied
 
+    def _dispatch(self, packet: ArpPacket, at: float) -> None:
+        """Show a packet to everybody whom it may concern."""
+        for watcher in self._watchers:
+            watcher(packet, at)
+        # both: who asks for one claimed address may be using another one
+        if (holding := self._holdings.get(packet.target_ip)) is not None:
+            holding.receive(packet, at)
+        if (user := self._holdings.get(packet.sender_ip)) is not None and user is not holding:
+            user.receive(packet, at)
+        for job in self._jobs:
+            job.task.receive(packet, at)
+
     def _focus(self) -> None:
         """Tell the kernel what is of interest, before any frame leaves whose answer is."""
-        wanted = [job.task.interest for job in self._jobs]
+        wanted: list[Interest | None] = [None] if self._watchers else [job.task.interest for job in self._jobs]
         held_now = frozenset(self._holdings)
         if wanted == self._wanted and held_now == self._held:  # as at most turns
             return

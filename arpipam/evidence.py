@@ -98,6 +98,14 @@ class Evidence:
         """There is no other station, says the caller, and none has shown itself: no bound can be stated."""
         return self._alone and not self.required and not self.others
 
+    def under(self, timing: Timing) -> Evidence:
+        """The same witnesses under another timing."""
+        other = Evidence(timing, bound=self.bound, required=self.required, alone=self._alone)
+        for address in self.others:
+            other.adopt(address)
+        other.round_trip = self.round_trip
+        return other
+
     def witnesses(self) -> Collection[int]:
         """Everyone to probe in each round."""
         return [*self.required, *self.others]

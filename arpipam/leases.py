@@ -4,17 +4,12 @@ A lease is `claimed` while a living process holds it, `bound` when it belongs to
 `quarantined` for a while after its release, and `released` from then on, kept only so that an owner gets its address
 again.
 
-A process holds a lease by a lock on one byte of a file, through an open file of its own (fcntl(2), open file
-description locks): the kernel lets go of it when the last process that has that file open is gone, however it ended. A
-child that inherits the file holds on.
+Which process holds a lease, and whether it lives, the kernel knows: see holders.py.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
-import struct
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -24,6 +19,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Protocol, Self
 
 from arpipam.errors import LeaseError
+from arpipam.holders import Holders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -33,7 +29,9 @@ if TYPE_CHECKING:
 _VERSION = 1
 _BUSY = 10.0
 _MEMORY = 30 * 86400.0
-"""Seconds for which a released lease is remembered."""
+"""Seconds for which a released lease is remembered, ..."""
+_MOST_RELEASED = 4096
+"""... but only so many of them."""
 
 _SCHEMA = """
 CREATE TABLE lease (
@@ -52,9 +50,6 @@ CREATE TABLE lease (
 CREATE UNIQUE INDEX one_lease ON lease (interface, address) WHERE state IN ('claimed', 'bound', 'quarantined');
 CREATE INDEX by_owner ON lease (interface, owner, changed);
 """
-
-_FLOCK = struct.Struct("hhqqi")
-"""struct flock of fcntl(2): type, whence, start, length, pid."""
 
 
 class State(StrEnum):
@@ -117,12 +112,10 @@ class SqliteLeaseStore:
         self.path = path
         self._clock = clock
         self._lock = threading.RLock()
-        self._holders: dict[int, int] = {}
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(mode=0o600)
-            self._holders_path = path.parent / "holders"
-            self._holders_path.touch(mode=0o600)
+            self._holders = Holders(path.parent / "holders")
         except OSError as error:
             raise LeaseError(
                 f"lease store {path}: {error.strerror}; run as root, or choose another folder with --state-dir"
@@ -162,10 +155,12 @@ class SqliteLeaseStore:
                     raise
                 time.sleep(0.01)
 
-    def reserve(self, interface: str, address: IPv4Address, prefix: int, mac: str, owner: str) -> Lease | None:
+    def reserve(
+        self, interface: str, address: IPv4Address, prefix: int, mac: str, owner: str, *, rested: bool = True
+    ) -> Lease | None:
         """Claim the address for this process; on disk when this returns. None when it is leased.
 
-        An address in quarantine goes to nobody but its last owner.
+        An address in quarantine goes to nobody but its last owner, unless it need not be `rested`.
         """
         now = self._clock()
         with self._transaction():
@@ -175,7 +170,7 @@ class SqliteLeaseStore:
                 (interface, int(address)),
             ).fetchone()
             if row is not None:
-                if row["state"] != State.QUARANTINED or row["owner"] != owner:
+                if row["state"] != State.QUARANTINED or (rested and row["owner"] != owner):
                     return None
                 self._db.execute("UPDATE lease SET state = 'released', changed = ? WHERE id = ?", (now, row["id"]))
             cursor = self._db.execute(
@@ -184,7 +179,7 @@ class SqliteLeaseStore:
                 (interface, int(address), prefix, mac, owner, now, now),
             )
             lease_id = cursor.lastrowid or 0
-            self._hold(lease_id)  # before anybody can see it
+            self._holders.hold(lease_id)  # before anybody can see it
         return self.get(lease_id)
 
     def bind(self, lease_id: int, container: str) -> Lease:
@@ -196,6 +191,38 @@ class SqliteLeaseStore:
             )
         return self.get(lease_id)
 
+    def hand_out(self, lease_id: int, mac: str, owner: str, container: str) -> Lease:
+        """What this process holds goes to an owner, under another MAC, and outlives this process.
+
+        Raises LeaseError where it is not held any more.
+        """
+        with self._transaction():
+            changed = self._db.execute(
+                "UPDATE lease SET state = 'bound', mac = ?, owner = ?, container = ?, changed = ?"
+                " WHERE id = ? AND state IN ('claimed', 'bound')",
+                (mac, owner, container, self._clock(), lease_id),
+            ).rowcount
+            if not changed:
+                raise LeaseError(f"lease store {self.path}: lease {lease_id} was given back meanwhile; try again")
+        self._holders.let_go(lease_id)
+        return self.get(lease_id)
+
+    def record(
+        self, interface: str, address: IPv4Address, prefix: int, *, mac: str, owner: str, container: str
+    ) -> Lease | None:
+        """An address that is somebody's already, without a claim of ours; None when it is leased to another."""
+        lease = self.reserve(interface, address, prefix, mac, owner, rested=False)
+        return None if lease is None else self.hand_out(lease.id, mac, owner, container)
+
+    def hold(self, lease_id: int) -> bool:
+        """Hold a claimed lease whose process is gone; whether it could be had."""
+        with self._transaction():
+            row = self._db.execute("SELECT state FROM lease WHERE id = ?", (lease_id,)).fetchone()
+            if row is None or row["state"] != State.CLAIMED or self._holders.held(lease_id):
+                return False
+            self._holders.hold(lease_id)
+        return True
+
     def release(self, lease_id: int, *, quarantine: float = 60.0) -> None:
         """Give the address back; nobody but its owner gets it for `quarantine` seconds."""
         now = self._clock()
@@ -204,13 +231,13 @@ class SqliteLeaseStore:
                 "UPDATE lease SET state = 'quarantined', until = ?, changed = ? WHERE id = ? AND state != 'released'",
                 (now + quarantine, now, lease_id),
             )
-        self._let_go(lease_id)
+        self._holders.let_go(lease_id)
 
     def forget(self, lease_id: int) -> None:
         """The address was never announced: it is free at once, and leaves no trace."""
         with self._transaction():
             self._db.execute("DELETE FROM lease WHERE id = ?", (lease_id,))
-        self._let_go(lease_id)
+        self._holders.let_go(lease_id)
 
     def get(self, lease_id: int) -> Lease:
         """One lease; LeaseError where there is none of that number."""
@@ -223,10 +250,14 @@ class SqliteLeaseStore:
     def leases(self, interface: str | None = None, *, states: Collection[State] = ACTIVE) -> list[Lease]:
         """The leases in these states, by interface and address; quarantines that are over do not count."""
         now = self._clock()
+        marks = ", ".join("?" * len(states))
         with self._trouble(), self._lock:
-            rows = self._patiently("SELECT * FROM lease ORDER BY interface, address, id").fetchall()
-        found = (_lease(row) for row in rows if interface in {None, row["interface"]})
-        return [x for x in found if x.state in states and not (x.state is State.QUARANTINED and x.until <= now)]
+            rows = self._patiently(
+                f"SELECT * FROM lease WHERE state IN ({marks}) AND NOT (state = 'quarantined' AND until <= ?)"  # noqa: S608 - question marks
+                " ORDER BY interface, address, id",
+                (*states, now),
+            ).fetchall()
+        return [_lease(row) for row in rows if interface in {None, row["interface"]}]
 
     def last_address(self, interface: str, owner: str) -> IPv4Address | None:
         """The address that this owner had last."""
@@ -240,20 +271,11 @@ class SqliteLeaseStore:
     def holder(self, lease_id: int) -> int:
         """A file descriptor that holds the lease as long as any process has it open (see subprocess, pass_fds)."""
         with self._lock:
-            try:
-                return self._holders[lease_id]
-            except KeyError:
-                raise LeaseError(f"lease store {self.path}: this process does not hold lease {lease_id}") from None
+            return self._holders.file(lease_id)
 
     def held(self, lease_id: int) -> bool:
         """Whether a living process holds the lease."""
-        fd = self._open_holders()
-        try:
-            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, lease_id, 1, 0)
-            kind, *_ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
-        finally:
-            os.close(fd)
-        return bool(kind != fcntl.F_UNLCK)
+        return self._holders.held(lease_id)
 
     def reap(self, *, quarantine: float = 60.0, keep: Collection[int] = ()) -> list[Lease]:
         """Put claimed leases that no living process holds into quarantine, except those in `keep`; give back which.
@@ -264,6 +286,11 @@ class SqliteLeaseStore:
         with self._transaction():
             self._end_quarantines(now)
             self._db.execute("DELETE FROM lease WHERE state = 'released' AND changed < ?", (now - _MEMORY,))
+            self._db.execute(
+                "DELETE FROM lease WHERE state = 'released' AND id <= "
+                "(SELECT id FROM lease WHERE state = 'released' ORDER BY id DESC LIMIT 1 OFFSET ?)",
+                (_MOST_RELEASED,),
+            )
             rows = self._db.execute("SELECT * FROM lease WHERE state = 'claimed'").fetchall()
             dead = [row["id"] for row in rows if row["id"] not in keep and not self.held(row["id"])]
             for lease_id in dead:
@@ -276,8 +303,8 @@ class SqliteLeaseStore:
     def close(self) -> None:
         """Close the file; what this process holds is let go."""
         with self._lock:
-            for lease_id in list(self._holders):
-                self._let_go(lease_id)
+            for lease_id in self._holders.ours():
+                self._holders.let_go(lease_id)
             self._db.close()
 
     def __enter__(self) -> Self:
@@ -291,40 +318,17 @@ class SqliteLeaseStore:
     def _end_quarantines(self, now: float) -> None:
         self._db.execute("UPDATE lease SET state = 'released' WHERE state = 'quarantined' AND until <= ?", (now,))
 
-    def _hold(self, lease_id: int) -> None:
-        fd = self._open_holders()
-        try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, lease_id, 1, 0))
-        except OSError as error:
-            os.close(fd)
-            raise LeaseError(f"lease store {self.path}: cannot lock {self._holders_path}: {error.strerror}") from None
-        self._holders[lease_id] = fd
-
-    def _open_holders(self) -> int:
-        try:
-            return os.open(self._holders_path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise LeaseError(
-                f"lease store {self.path}: cannot open {self._holders_path}: {error.strerror}; was the folder removed, "
-                "or are too many files open (ulimit -n)?"
-            ) from None
-
-    def _let_go(self, lease_id: int) -> None:
-        fd = self._holders.pop(lease_id, None)
-        if fd is not None:
-            os.close(fd)
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._trouble(), self._lock:
             self._patiently("BEGIN IMMEDIATE")
-            before = set(self._holders)
+            before = self._holders.ours()
             try:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                for lease_id in self._holders.keys() - before:
-                    self._let_go(lease_id)  # the next lease gets that number, in whatever process
+                for lease_id in self._holders.ours() - before:
+                    self._holders.let_go(lease_id)  # the next lease gets that number, in whatever process
                 with suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
                 raise

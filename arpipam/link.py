@@ -71,10 +71,20 @@ class Link:
     def __init__(
         self, interface: str, *, stp_timeout: float = 35.0, progress: Callable[[str], None] | None = None
     ) -> None:
-        facts = netlink.facts(interface)
         self.interface = interface
+        facts = self.look()
         self.index = facts.index
         self.mac = facts.mac
+        self._settle(stp_timeout, progress)
+        self._socket = self._open()
+        self._transmit = self._socket.send
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self._wake_fd: int | None = None
+
+    def look(self) -> netlink.Facts:
+        """Ask the kernel anew for what may change while the link is open; raises as the constructor does."""
+        facts = netlink.facts(self.interface)
         self.prefixes = facts.prefixes
         """The IPv4 addresses of this interface."""
         self.local_addresses = facts.local_addresses
@@ -85,12 +95,7 @@ class Link:
         self.neighbours = facts.neighbours
         """Stations on it that the kernel has spoken with."""
         self._is_bridge = facts.is_bridge
-        self._settle(stp_timeout, progress)
-        self._socket = self._open()
-        self._transmit = self._socket.send
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
-        self._wake_fd: int | None = None
+        return facts
 
     def _open(self) -> socket.socket:
         try:

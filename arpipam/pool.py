@@ -15,7 +15,7 @@ from arpipam.errors import InputError
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 Order = Literal["first", "random", "sticky"]
 """Ascending; a random permutation; or one that follows from the owner's name."""
@@ -92,8 +92,10 @@ class Pool:
         spans = ", ".join(f"{IPv4Address(first)}-{IPv4Address(last)}" for first, last in self._ranges)
         raise InputError(f"{name} is outside of the range {spans}; choose another, or change --range")
 
-    def candidates(self, owner: str = "", *, rng: random.Random, prefer: Iterable[int] = ()) -> Iterator[int]:
-        """Each address once, in the pool's order; those of `prefer` that the pool has come first."""
+    def candidates(
+        self, owner: str = "", *, rng: random.Random, prefer: Iterable[int] = (), avoid: Collection[int] = ()
+    ) -> Iterator[int]:
+        """Each address once, in the pool's order; first those of `prefer` that the pool has, last those of `avoid`."""
         first = list(dict.fromkeys(address for address in prefer if address in self))
         yield from first
         if self.order == "first":
@@ -102,10 +104,14 @@ class Pool:
             seed = hashlib.sha256(owner.encode()).digest() if self.order == "sticky" else rng.randbytes(32)
             indices = _permutation(len(self), seed)
         skip = set(first)
+        last = []
         for index in indices:
             address = self._at(index)
-            if address not in skip:
+            if address in avoid and address not in skip:
+                last.append(address)
+            elif address not in skip:
                 yield address
+        yield from last
 
     def _at(self, index: int) -> int:
         span = bisect_right(self._ends, index)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from arpipam.acd import Acd
     from arpipam.arp import ArpPacket
     from arpipam.terms import Terms
+    from arpipam.trial import Outcome
 
 WINDOW = 32
 """Candidates of the first survey; each further one is twice as large, ..."""
@@ -74,10 +75,13 @@ class Search(Seeker):
         self._window = WINDOW if terms.own_address else SMALL_WINDOW
         self._contended: list[int] = []
         self._conflicts = 0
+        self._free: Outcome | None = None
+        """The verdict that is being confirmed."""
         self._last_try = now
         self._pause = _FIRST_PAUSE
         timing = terms.timing
-        self._give_up = now + _PATIENCE * (terms.budget + timing.probe_wait + timing.announce_wait)
+        confirmation = terms.confirm.longest if terms.confirm else 0.0
+        self._give_up = now + _PATIENCE * (terms.budget + timing.probe_wait + timing.announce_wait) + confirmation
         self._extend(now)
 
     def receive(self, packet: ArpPacket, now: float) -> None:
@@ -155,10 +159,15 @@ class Search(Seeker):
 
     def _tried(self, trial: Trial, now: float) -> None:
         [(address, outcome)] = trial.outcomes.items()
+        if outcome.verdict is Verdict.FREE and self.terms.confirm is not None and self._free is None:
+            self._free = outcome
+            self._try([address], now, timing=self.terms.confirm)
+            return
+        sure, self._free = self._free or outcome, None
         if outcome.verdict is Verdict.FREE:
             in_use = self._in_use()
             probed = len(self._offered)
-            self.found = FreeAddress(trial.acds[address], outcome.miss_probability, now - self.started, probed, in_use)
+            self.found = FreeAddress(trial.acds[address], sure.miss_probability, now - self.started, probed, in_use)
             self.done = True
             return
         self._unreserve(address)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from arpipam.arp import ArpPacket
     from arpipam.terms import Terms
+    from arpipam.timing import Timing
 
 WITNESS_HUNT = 1024
 """Addresses that are surveyed at most for the sake of finding one station that answers, ..."""
@@ -147,8 +148,9 @@ class Seeker:
         """The trial has ended."""
         raise NotImplementedError
 
-    def _try(self, addresses: Iterable[int], now: float) -> None:
-        self.trial = Trial(addresses, self.mac, self.evidence, self.canary, self.terms, rng=self._rng, now=now)
+    def _try(self, addresses: Iterable[int], now: float, *, timing: Timing | None = None) -> None:
+        evidence = self.evidence if timing is None else self.evidence.under(timing)
+        self.trial = Trial(addresses, self.mac, evidence, self.canary, self.terms, rng=self._rng, now=now)
         self.trial.advance(now)
 
     def _survey(self, addresses: Iterable[int], now: float) -> None:

@@ -22,6 +22,8 @@ class Terms:
     own_address: int = 0
     """... its address in the subnet; 0 where it has none. Surveys are sent from these."""
     timing: Timing = ADAPTIVE
+    confirm: Timing | None = None
+    """What was found free is probed once more by this timing before it counts."""
     miss_probability: float = MISS_PROBABILITY
     budget: float = BUDGET
     alone: bool = False

@@ -41,6 +41,13 @@ class Timing:
     """at most one in this time."""
     defend_interval: float = 10.0
 
+    @property
+    def longest(self) -> float:
+        """The time that a fixed number of probes takes at most; 0 where the witnesses decide."""
+        if not self.probe_num:
+            return 0.0
+        return self.probe_wait + self.probe_num * self.probe_max + self.announce_wait
+
 
 RFC5227 = Timing("rfc5227", probe_wait=1.0, probe_num=3, probe_min=1.0, probe_max=2.0, announce_wait=2.0)
 

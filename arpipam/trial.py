@@ -92,12 +92,8 @@ class Trial:
         self._witnessed = Outbox()
         self._dropped = 0
         # A fixed timing takes its time; the budget is for what the link asks beyond that.
-        timing = terms.timing
-        fixed = (
-            timing.probe_wait + timing.probe_num * timing.probe_max + timing.announce_wait if timing.probe_num else 0
-        )
         self._began = now
-        self._give_up = now + terms.budget + fixed
+        self._give_up = now + terms.budget + evidence.timing.longest
         self._start(addresses, now)
 
     def _start(self, addresses: Iterable[int], now: float) -> None:

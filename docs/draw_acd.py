@@ -26,13 +26,19 @@ NOTES = """\
 - *free* is nobody's: the caller claims the address, or lets it go.
 - *announcing*: ANNOUNCE_NUM announcements, ANNOUNCE_INTERVAL apart (2.3). The address is answered for from the
   first one on.
-- A conflict while the address is ours is *defended* or *given up* as the policy says (2.4); claims use `once`:
+- *guarding*: the owner, a container say, answers for the address itself (*its owner answers*), under the MAC that we
+  announced; when it is gone we answer again. *Ours since before*: the claim of a process that ended.
+- An announcement says, in the padding of its frame, since when its sender has the address. Where two claims meet, as
+  after a cut link is whole again, both sides so know the elder one (of two from the same microsecond, that of the lower
+  MAC): it is defended whatever the policy, the younger one is *given up*, or *noted* where its owner uses the address.
+- Any other conflict while the address is ours is *defended*, *given up* or *noted* as the policy says (2.4):
 """
 
 POLICIES = {
     Policy.NEVER: "(a) given up at once",
     Policy.ONCE: "(b) defended by one announcement, given up at the second conflict within DEFEND_INTERVAL",
     Policy.ALWAYS: "(c) defended for ever, by at most one announcement in DEFEND_INTERVAL",
+    Policy.REPORT: "noted, and left to whoever is told",
 }
 
 

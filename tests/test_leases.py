@@ -277,13 +277,13 @@ def test_a_lease_is_held_before_another_process_can_see_and_reap_it(
     store: SqliteLeaseStore, other: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[Lease]] = []
-    hold = store._hold
+    hold = store._holders.hold
 
     def watched(lease_id: int) -> None:
         seen.append(other.leases())
         hold(lease_id)
 
-    monkeypatch.setattr(store, "_hold", watched)
+    monkeypatch.setattr(store._holders, "hold", watched)
     lease = reserved(store)
     assert seen == [[]]
     assert other.leases() == [lease]
