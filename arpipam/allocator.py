@@ -53,8 +53,8 @@ class Allocator:
 
     `witnesses` must answer in every search, and are called by their `names` where they have any. `alone` says that
     there is no other station, so that silence needs no witness. What is found free is probed once more by the timing
-    `confirm`, where one is given; addresses to `avoid` (integers) are tried last. `budget` bounds the probing of one
-    address (seconds),
+    `confirm`, where one is given; addresses to `avoid` (integers) are tried last. An open `store` of leases may be
+    shared, else it is that of `state_dir`. `budget` bounds the probing of one address (seconds),
     `rate` the frames per second. Raises InputError for what makes no sense, LinkError where the link carries no ARP,
     and each method UnknownError where the link could not be trusted.
     """
@@ -78,6 +78,7 @@ class Allocator:
         budget: float = BUDGET,
         rate: float = RATE,
         state_dir: Path | str = STATE_DIR,
+        store: SqliteLeaseStore | None = None,
         seed: int | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
@@ -99,7 +100,7 @@ class Allocator:
         self._miss_probability, self._budget, self._rate = miss_probability, budget, rate
         self._rng = random.Random(seed)
         self._progress = progress
-        self._store: SqliteLeaseStore | None = None
+        self._store, self._own_store = store, store is None
 
     def __enter__(self) -> Self:
         self._link = Link(self.interface, progress=self._progress)
@@ -116,7 +117,7 @@ class Allocator:
     ) -> None:
         self._driver.close()
         self._link.close()
-        if self._store is not None:
+        if self._store is not None and self._own_store:
             self._store.close()
             self._store = None
 
@@ -130,6 +131,11 @@ class Allocator:
         other._link, other._driver, other._store = self._link, self._driver, self.leases
         other.pool, other._terms = other._prepare(self._link)
         return other
+
+    @property
+    def own_address(self) -> int:
+        """The interface's own address in the subnet; 0 where it has none."""
+        return self._terms.own_address
 
     @property
     def link(self) -> Link:

@@ -185,6 +185,10 @@ class Claim:
         """Announce again, say since the owner is up now."""
         self._driver.call(self._announce).result()
 
+    def announce_soon(self) -> None:
+        """The same without waiting until it is under way."""
+        self._driver.call(self._announce)
+
     def hand_out(self, lease: Lease, policy: Policy) -> None:
         """The address goes to an owner with the MAC of `lease`, which is on disk: announce it under that at once.
 
@@ -200,6 +204,10 @@ class Claim:
             self._follow()
 
         self._driver.call(hand_out)
+
+    def follow(self, policy: Policy) -> None:
+        """Meet conflicts by another policy from now on."""
+        self._acd.policy = policy
 
     def await_owner(self) -> None:
         """Ask the owner until it answers for itself, and from then on only look out for others: `GUARDED`."""

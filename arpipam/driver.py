@@ -126,6 +126,8 @@ class Driver:
         self._wanted: list[Interest | None] | None = None
         self._held: frozenset[int] = frozenset()
         self._behind_since: float | None = None
+        self.ended: Future[Exception] = Future()
+        """Done when it has ended, with the reason: the link is gone, say."""
         self._error: Exception | None = None
         self._closing = False
         self._closed = False
@@ -235,6 +237,7 @@ class Driver:
             self._end(job, reason)
         self._jobs.clear()
         self._run_calls()
+        self.ended.set_result(reason)
         while not self._closing:  # claims can still be released
             select.select([self._wake_read], [], [])
             self._run_calls()

@@ -214,15 +214,6 @@ class SqliteLeaseStore:
         lease = self.reserve(interface, address, prefix, mac, owner, rested=False)
         return None if lease is None else self.hand_out(lease.id, mac, owner, container)
 
-    def hold(self, lease_id: int) -> bool:
-        """Hold a claimed lease whose process is gone; whether it could be had."""
-        with self._transaction():
-            row = self._db.execute("SELECT state FROM lease WHERE id = ?", (lease_id,)).fetchone()
-            if row is None or row["state"] != State.CLAIMED or self._holders.held(lease_id):
-                return False
-            self._holders.hold(lease_id)
-        return True
-
     def release(self, lease_id: int, *, quarantine: float = 60.0) -> None:
         """Give the address back; nobody but its owner gets it for `quarantine` seconds."""
         now = self._clock()

@@ -94,7 +94,7 @@ class Link:
         """Next hops that are routed over this interface."""
         self.neighbours = facts.neighbours
         """Stations on it that the kernel has spoken with."""
-        self._is_bridge = facts.is_bridge
+        self.is_bridge = facts.is_bridge
         return facts
 
     def _open(self) -> socket.socket:
@@ -197,7 +197,7 @@ class Link:
 
         Any doubt means no.
         """
-        if not self._is_bridge:
+        if not self.is_bridge:
             return False
         until = self.now() + _PATIENCE
         while (alone := netlink.ends_here(self.index)) is None and self.now() < until:
@@ -247,7 +247,7 @@ class Link:
             elif now - open_since >= _SETTLE:
                 raise LinkError(
                     f"{self.interface} has no carrier: plug it in, or bring up what is at the other end"
-                    + (" of a port of it" if self._is_bridge else "")
+                    + (" of a port of it" if self.is_bridge else "")
                 )
             time.sleep(_POLL)
 

@@ -6,7 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from socket import AF_INET
 from typing import TYPE_CHECKING, Any
@@ -94,6 +94,21 @@ def facts(interface: str) -> Facts:
             if neighbour["ifindex"] == index and neighbour["state"] & _USABLE_NEIGHBOUR and neighbour.get("lladdr")
         ),
     )
+
+
+def on_subnet(subnet: IPv4Network) -> list[str]:
+    """The interfaces, by name, that carry ARP and have an address in the subnet or in a network around it."""
+    with IPRoute() as ipr:
+        links = dump(ipr.get_links)
+        addresses = dump(ipr.get_addr, family=AF_INET)
+    found = set()
+    for address in addresses:
+        prefix = IPv4Interface(f"{address.get('local')}/{address['prefixlen']}")
+        link = _by_index(links, address["index"])
+        fits = prefix.ip in subnet or subnet.subnet_of(prefix.network)
+        if fits and link is not None and not link["flags"] & (_IFF_LOOPBACK | _IFF_NOARP):
+            found.add(str(link.get("ifname")))
+    return sorted(found)
 
 
 def condition(index: int) -> Condition | None:

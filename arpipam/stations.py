@@ -92,7 +92,12 @@ class Stations:
         self._gone: set[int] = set()
 
     def see(self, address: int, mac: bytes, now: float) -> None:
-        """The station `mac` has used the address; `now` is seconds since 1970. About a microsecond."""
+        """The station `mac` (six bytes) has used the address; `now` is seconds since 1970. About a microsecond.
+
+        The sender address of a probe, 0.0.0.0, is nobody's.
+        """
+        if not address:
+            return
         with self._lock:
             entry = self._regulars.get(address)
             if entry is not None:
@@ -279,8 +284,7 @@ class StationStore:
                 ((interface, address) for address in changes.gone),
             )
             self._db.executemany(
-                "INSERT INTO station (interface, address, mac, first, last) VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (interface, address) DO UPDATE SET mac = excluded.mac, first = excluded.first, last = excluded.last",
+                "INSERT OR REPLACE INTO station (interface, address, mac, first, last) VALUES (?, ?, ?, ?, ?)",
                 ((interface, *one) for one in changes.seen),
             )
             self._db.execute("DELETE FROM station WHERE last < ?", (oldest,))  # of links, too, that are no more

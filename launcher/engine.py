@@ -63,12 +63,51 @@ class Container:
     """Those that it has and those that it will have when it starts, on all its networks."""
 
 
-class Engine:
-    """One engine. Raises EngineError when it is not there."""
+@dataclass(frozen=True)
+class Endpoint:
+    """What ties a container to a network, running or not."""
 
-    def __init__(self) -> None:
+    network: str
+    """The network's name."""
+    address: IPv4Address
+    mac: str
+    """Empty while the container does not run."""
+    container: str
+    """As leases name it."""
+    name: str
+    running: bool
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A Docker network, whoever gives its addresses out."""
+
+    name: str
+    ipam: str
+    """The name of its IPAM driver."""
+    subnet: IPv4Network
+    ranges: IPv4Network | None
+    interface: str
+    """The bridge or parent; where Docker's --ipam-opt names one, that."""
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """What an engine had at one moment."""
+
+    at: float
+    """Before it was asked, on the monotonic clock."""
+    version: str
+    networks: tuple[Attached, ...]
+
+
+class Engine:
+    """One engine: that of DOCKER_HOST, or of `url`. Raises EngineError when it is not there."""
+
+    def __init__(self, url: str | None = None) -> None:
         with _asking():
-            self._client = docker.from_env(version="auto")
+            self._client = docker.from_env(version="auto", environment={"DOCKER_HOST": url} if url else None)
         self._api: Any = self._client.api
 
     @property
@@ -137,6 +176,48 @@ class Engine:
         with _asking():
             return [_container(summary) for summary in self._api.containers(all=True)]
 
+    def view(self) -> View:
+        """All networks with an IPv4 subnet, and who is or will be on them."""
+        at = time.monotonic()
+        with _asking():
+            version = str(self._api.version()["Version"])
+            found, containers = self._api.networks(), self._api.containers(all=True)
+        endpoints: dict[str, list[Endpoint]] = {}
+        for summary in containers:
+            for network, settings in (summary["NetworkSettings"]["Networks"] or {}).items():
+                if endpoint := self._endpoint(summary, network, settings):
+                    endpoints.setdefault(network, []).append(endpoint)
+        return View(at, version, tuple(_attached(found, endpoints)))
+
+    def _endpoint(self, summary: dict[str, Any], network: str, settings: dict[str, Any]) -> Endpoint | None:
+        address = settings.get("IPAddress") or (settings.get("IPAMConfig") or {}).get("IPv4Address")
+        if not address:
+            return None
+        container = _container(summary)
+        mac = settings.get("MacAddress") or ""
+        return Endpoint(
+            network, IPv4Address(address), mac, self.reference(container.id), container.name, container.running
+        )
+
+    def move(self, container: str, network: str) -> None:
+        """Give a running container another address: it leaves the network and joins it again, aliases and all."""
+        with _asking():
+            settings = self._api.inspect_container(container)["NetworkSettings"]["Networks"].get(network) or {}
+            aliases = [alias for alias in settings.get("Aliases") or () if not container.startswith(alias)]
+            self._api.disconnect_container_from_network(container, network, force=True)
+            self._api.connect_container_to_network(
+                container, network, aliases=aliases or None, links=settings.get("Links")
+            )
+
+    def changes(self) -> Any:
+        """What happens to containers and networks from now on: an iterator with a `close()` for another thread."""
+        with _asking():
+            return self._api.events(filters={"type": ["container", "network"]}, decode=True)
+
+    def close(self) -> None:
+        """Leave its connections."""
+        self._client.close()
+
     @staticmethod
     def holds(container: Container, lease: Lease) -> bool:
         """Whether the container is the lease's. The label alone does not say: images inherit it (`docker commit`)."""
@@ -192,6 +273,26 @@ def reconcile(leases: SqliteLeaseStore, engine: Engine) -> list[Lease]:
         if holder is not None:
             leases.bind(lease.id, engine.reference(holder.id))
     return released + leases.reap()
+
+
+def _attached(found: list[dict[str, Any]], endpoints: dict[str, list[Endpoint]]) -> Iterator[Attached]:
+    for description in found:
+        ipam = description.get("IPAM") or {}
+        options = description.get("Options") or {}
+        bridge = options.get(BRIDGE_NAME, f"br-{description['Id'][:12]}")
+        by_driver = options.get("parent", "") if description["Driver"] == "macvlan" else bridge
+        for config in ipam.get("Config") or ():
+            if ":" in config.get("Subnet", ":"):
+                continue
+            subnet = IPv4Network(config["Subnet"])
+            yield Attached(
+                name=description["Name"],
+                ipam=ipam.get("Driver", ""),
+                subnet=subnet,
+                ranges=IPv4Network(config["IPRange"]) if config.get("IPRange") else None,
+                interface=(ipam.get("Options") or {}).get("interface", by_driver),
+                endpoints=tuple(e for e in endpoints.get(description["Name"], ()) if e.address in subnet),
+            )
 
 
 def _leads_to(description: dict[str, Any], interface: str) -> bool:

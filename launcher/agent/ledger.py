@@ -1,0 +1,150 @@
+"""The leases against what the engine really has: who owns them, which are kept by a stopped container, which leaked.
+
+An engine that is away when a container ends, an agent that is away when an address is given back: whatever was missed,
+the next comparison makes good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from arpipam.claim import ClaimState
+from launcher.agent.network import GRACE, PENDING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
+    from typing import Any
+
+    from arpipam.leases import Lease
+    from launcher.agent.network import Held, Network
+    from launcher.agent.pools import Pool
+    from launcher.agent.tools import Tools
+    from launcher.engine import Attached, Endpoint, View
+
+SOON = 1.0  # s to the next comparison while something waits for it
+
+
+class Ledger:
+    """Compares; `forget_pool(id)` ends a network that Docker has no more, `look()` asks for another view soon."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        networks: Callable[[], list[Network]],
+        forget_pool: Callable[[str], Coroutine[Any, Any, None]],
+        look: Callable[[], None],
+    ) -> None:
+        self._tools = tools
+        self._networks = networks
+        self._forget_pool = forget_pool
+        self._look = look
+        self._view: View | None = None
+        self._comparing = asyncio.Lock()
+        self._born: dict[str, float] = {}
+        self._open = False
+
+    def interval(self, usual: float) -> float:
+        """Seconds until the engine is to be looked at again."""
+        return SOON if self._open else usual
+
+    async def compare(self, view: View) -> None:
+        """Bring all leases up to date with what the engine had."""
+        async with self._comparing:
+            if self._view is not None and view.at < self._view.at:
+                return
+            self._view = view
+            for network in self._networks():
+                if network.opened.is_set():
+                    await self._compare(network, view)
+            await self._find_lost_pools(view)
+            self._open = any(
+                held.idle_since is not None or held.claim.lease.container == PENDING
+                for network in self._networks()
+                for held in network.held.values()
+            )
+
+    async def _compare(self, network: Network, view: View) -> None:
+        endpoints = {endpoint.address: endpoint for endpoint in self._endpoints(network.pool, view)}
+        for address, endpoint in endpoints.items():
+            held = network.held.get(address)
+            if held is None and endpoint.running and endpoint.mac and self._is_ours(network.pool, endpoint, view):
+                await network.adopt(address, endpoint.mac, endpoint.name, endpoint.container)
+            elif held is not None:
+                await self._learn(network, held, endpoint, view)
+        for address, held in list(network.held.items()):
+            if address not in endpoints and self._is_over(held, view):
+                kind = "released" if held.idle_since is not None else "leaked"
+                await network.release(address, kind)
+
+    async def _learn(self, network: Network, held: Held, endpoint: Endpoint, view: View) -> None:
+        """A container has the address, or will have it when it starts."""
+        if held.idle_since is not None and held.idle_since > view.at:
+            return  # what was seen is older than what we know
+        lease = held.claim.lease
+        if (lease.container, lease.owner) != (endpoint.container, endpoint.name):
+            held.claim.lease = await asyncio.to_thread(
+                self._tools.leases.hand_out, lease.id, lease.mac, endpoint.name, endpoint.container
+            )
+        if not endpoint.running:
+            if held.claim.state is ClaimState.GUARDED:
+                held.claim.take_over()
+            held.idle_since = None
+        elif not network.audible and held.claim.state is not ClaimState.GUARDED:
+            held.claim.guard()
+
+    def _is_over(self, held: Held, view: View) -> bool:
+        """Whether the lease of an address that no container has is nobody's any more."""
+        if held.idle_since is not None:
+            return held.idle_since < view.at
+        lease = held.claim.lease
+        if lease.container == PENDING:
+            return time.time() - lease.changed > GRACE
+        age = time.monotonic() - view.at
+        return time.time() - lease.changed > age + SOON  # it is in the view if it was there when that was taken
+
+    async def _find_lost_pools(self, view: View) -> None:
+        now = time.monotonic()
+        known = {network.pool.id: network.pool for network in self._networks()}
+        self._born = {pool_id: self._born.get(pool_id, now) for pool_id in known}
+        driver = self._tools.config.agent.socket.stem
+        for pool in known.values():
+            mine = any(self._is(pool, docker) for docker in view.networks if docker.ipam == driver)
+            if mine:
+                self._born[pool.id] = now
+            elif now - self._born[pool.id] > GRACE:
+                await self._forget_pool(pool.id)
+
+    # Who is who.
+
+    @staticmethod
+    def _is(pool: Pool, docker: Attached) -> bool:
+        return docker.subnet == pool.subnet and docker.interface == pool.interface
+
+    def _endpoints(self, pool: Pool, view: View) -> Iterator[Endpoint]:
+        for docker in view.networks:
+            if docker.interface == pool.interface:
+                yield from (endpoint for endpoint in docker.endpoints if endpoint.address in pool.subnet)
+
+    def _is_ours(self, pool: Pool, endpoint: Endpoint, view: View) -> bool:
+        """Whether the address is one that we gave out, as opposed to Docker itself."""
+        driver = self._tools.config.agent.socket.stem
+        return any(
+            docker.name == endpoint.network and docker.ipam == driver and self._is(pool, docker)
+            for docker in view.networks
+        )
+
+    def _of(self, lease: Lease) -> Iterable[Endpoint]:
+        for docker in self._view.networks if self._view else ():
+            if docker.interface == lease.interface:
+                yield from (endpoint for endpoint in docker.endpoints if endpoint.address == lease.address)
+
+    def stopped(self, lease: Lease) -> bool:
+        """Whether the lease's container is known to exist and not to run."""
+        endpoints = list(self._of(lease))
+        return bool(endpoints) and not any(endpoint.running for endpoint in endpoints)
+
+    def attached(self, lease: Lease) -> str | None:
+        """The Docker network by which the running container has its address."""
+        return next((endpoint.network for endpoint in self._of(lease) if endpoint.running), None)

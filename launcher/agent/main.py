@@ -1,0 +1,76 @@
+"""Runs the agent until SIGTERM or SIGINT; SIGHUP makes it read its file again."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from arpipam.errors import ArpipamError
+from launcher.agent import config as configuration
+from launcher.agent import log
+from launcher.agent.agent import Agent
+from launcher.agent.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from launcher.agent.config import Config
+
+WORKERS = 32  # threads that may wait for the kernel, the disk or a link at one time
+
+
+def run(path: Path | None, socket: Path | None, state_dir: Path | None, metrics: str | None) -> None:
+    """Run; raises ArpipamError, in one line, where it cannot even start."""
+
+    def read() -> Config:
+        return configuration.load(path).override(socket=socket, state_dir=state_dir, metrics=metrics)
+
+    config = read()
+    log.configure(json=not sys.stderr.isatty())
+    asyncio.run(_run(config, read))
+
+
+async def _run(config: Config, read: Callable[[], Config]) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(WORKERS, "arpipam"))
+    ending, reloading = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    loop.add_signal_handler(signal.SIGHUP, reloading.set)
+    async with AsyncExitStack() as stack:
+        agent = Agent(config)
+        stack.push_async_callback(agent.stop)
+        await agent.start()
+        if config.agent.metrics is not None:
+            stack.push_async_callback(await agent.metrics.serve(config.agent.metrics))
+        server = Server(agent, config.agent.socket)
+        await server.start()
+        stack.push_async_callback(server.stop)
+        log.logger().info("ready", socket=str(config.agent.socket), state_dir=str(config.agent.state_dir))
+        while not ending.is_set():
+            waits = [asyncio.create_task(event.wait()) for event in (ending, reloading)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            if reloading.is_set():
+                reloading.clear()
+                config = await _reload(agent, config, read)
+
+
+async def _reload(agent: Agent, old: Config, read: Callable[[], Config]) -> Config:
+    """Go on by the file as it is now; a file that is wrong changes nothing."""
+    try:
+        new = read()
+    except ArpipamError as error:
+        log.logger().error("not reloaded", reason=str(error))
+        return old
+    if fixed := configuration.changes(old, new):
+        log.logger().warning("needs a restart", keys=", ".join(fixed))
+    await agent.reload(new)
+    log.logger().info("reloaded")
+    return new

@@ -1,0 +1,480 @@
+"""One network of the agent: a pool of addresses on a link, and the claims that this host holds there.
+
+The link is opened, and opened again whenever it comes back; then every lease is defended before any address is handed
+out. All methods are for the agent's event loop; what waits for the kernel, the disk or the wire does so elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface
+from typing import TYPE_CHECKING, Any
+
+from arpipam.acd import Policy
+from arpipam.allocator import Allocator
+from arpipam.claim import ClaimState
+from arpipam.errors import AddressInUseError, ArpipamError, LinkError, UnknownError
+from arpipam.leases import State
+from arpipam.pulse import Pulse
+from arpipam.trial import dotted
+from launcher.agent.ready import Ready
+from launcher.agent.views import Event, LeaseView, NetworkView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from arpipam.arp import ArpPacket
+    from arpipam.claim import Claim, Conflict
+    from arpipam.leases import Lease
+    from arpipam.stations import Stations
+    from launcher.agent.metrics import How
+    from launcher.agent.pools import Pool
+    from launcher.agent.settings import NetworkSettings
+    from launcher.agent.tools import Tools
+
+PENDING = "docker"
+"""The container of a lease that Docker has been given, as long as it is not known which container that is for."""
+GATEWAY = "gateway"
+"""The owner of an address that Docker keeps for the containers' way out."""
+RESERVED = "reserved"
+"""The owner of one that Docker named without a MAC: an auxiliary address, or a container's from before we knew it."""
+POLICIES = {"defend": Policy.ALWAYS, "report": Policy.REPORT, "move": Policy.REPORT}
+REOPEN = 1.0  # s between two tries to open a link
+GRACE = 60.0  # s that Docker gets from an address to a container that shows it; a repeated request is told by it too
+CONFLICT_SHOWN = 60.0  # s for which a lease shows its last conflict
+BURST = 100  # claims that are announced at one go after a cut
+_TABLE = 2.0  # s for which the number of addresses left is not counted anew
+
+
+@dataclass
+class Held:
+    """A claim of ours, and what the agent knows of its owner."""
+
+    claim: Claim
+    idle_since: float | None = None
+    """Docker gave it back then (monotonic): it is defended until it is known whether a container still keeps it."""
+    conflict: Conflict | None = None
+    conflict_at: float = field(default=-CONFLICT_SHOWN)
+
+
+class Network:
+    """A pool under `settings`, opened by `run`; stations named in `required` (address: name) must answer."""
+
+    def __init__(self, pool: Pool, settings: NetworkSettings, tools: Tools, loop: asyncio.AbstractEventLoop) -> None:
+        self.pool = pool
+        self.settings = settings
+        self.held: dict[IPv4Address, Held] = {}
+        self.ready = Ready(self)
+        self.tools = tools
+        self.stations: Stations = tools.stations(pool.interface)
+        self.opened = asyncio.Event()
+        """Set while the link is open and all leases are defended."""
+        self.reason = "not opened yet"
+        self.failed = False
+        """Whether the last try to open the link failed."""
+        self.audible = True
+        """Whether a container's own answers can be heard: a macvlan parent and its children never hear each other."""
+        self.on_conflict: Callable[[Network, Held, Conflict], None] = lambda *_: None
+        self._loop = loop
+        self._allocator: Allocator | None = None
+        self._pulse: Pulse | None = None
+        self._required: Mapping[IPv4Address, str] = {}
+        self._kept: tuple[str, ...] = ()
+        self._own_macs: frozenset[bytes] = frozenset()
+        self._left: tuple[float, int] = (-_TABLE, 0)
+
+    # The link.
+
+    async def run(self) -> None:
+        """Keep the link open until cancelled."""
+        said = ""
+        while True:
+            try:
+                await self._open()
+            except ArpipamError as error:
+                self.reason, self.failed = str(error), True
+                if self.reason != said:
+                    self.tell("link down", text=self.reason)
+                said = self.reason
+                await asyncio.sleep(REOPEN)
+                continue
+            self.tell("link up", text=f"{len(self.held)} leases defended")
+            said = ""
+            filling = asyncio.create_task(self.ready.run())
+            try:
+                self.reason = str(await asyncio.wrap_future(self.allocator.driver.ended))
+                self.tell("link down", text=self.reason)
+            finally:
+                filling.cancel()
+                with suppress(asyncio.CancelledError):
+                    await filling
+                await self._close()
+
+    async def _open(self) -> None:
+        self._required, self._kept = await asyncio.to_thread(self.tools.declared, self.pool, self.settings)
+        allocator = Allocator(self.pool.interface, **self.options())
+        await asyncio.to_thread(allocator.__enter__)
+        self._allocator = allocator
+        self.audible = allocator.link.is_bridge
+        await asyncio.to_thread(self._adopt_all, allocator)
+        self._see_own()
+        await asyncio.to_thread(allocator.driver.watch, self._seen)
+        self._take_pulse(allocator)
+        self.reason, self.failed = "", False
+        self.opened.set()
+
+    async def configure(self, settings: NetworkSettings) -> None:
+        """Go on under other settings, without letting go of anything."""
+        self._required, self._kept = await asyncio.to_thread(self.tools.declared, self.pool, settings)
+        self.settings = settings
+        for held in self.held.values():
+            held.claim.follow(POLICIES[settings.policy])
+        if self._allocator is not None:
+            self._take_pulse(self._allocator)
+
+    def _take_pulse(self, allocator: Allocator) -> None:
+        """Ask those who must answer, and nobody else any more."""
+        link, old = allocator.link, self._pulse
+        if old is not None:
+            old.done = True
+        self._pulse = None
+        if self._required:
+            self._pulse = Pulse(
+                map(int, self._required),
+                link.mac,
+                allocator.own_address,
+                now=link.now(),
+                on_change=lambda silent: self._soon(self._pulse_changed, silent),
+            )
+            allocator.driver.run(self._pulse, lambda: None)
+
+    async def _close(self) -> None:
+        self.opened.clear()
+        allocator, self._allocator, self._pulse = self._allocator, None, None
+        self.held.clear()
+        if allocator is not None:
+            await asyncio.to_thread(allocator.__exit__, None, None, None)
+
+    def options(self) -> dict[str, Any]:
+        """What an allocator is told: the settings, Docker's range, the witnesses; what was seen of late comes last."""
+        settings, pool = self.settings, self.pool
+        alone = settings.alone and not self._required
+        return {
+            "subnet": pool.subnet,
+            "ranges": (str(pool.ranges),) if pool.ranges else settings.ranges,
+            "exclude": (*settings.exclude, *self._kept),
+            "order": settings.order,
+            "timing": settings.timing,
+            "witnesses": tuple(self._required),
+            "names": self._required,
+            "alone": alone,
+            "miss_probability": settings.miss_probability,
+            "rate": settings.rate,
+            "store": self.tools.leases,
+        }
+
+    def _adopt_all(self, allocator: Allocator) -> None:
+        """Defend every lease of this network again."""
+        for lease in self.tools.leases.leases(self.pool.interface, states=(State.BOUND,)):
+            if lease.mac and lease.address in self.pool.subnet:
+                self._keep(allocator.adopt(lease), POLICIES[self.settings.policy])
+
+    @property
+    def allocator(self) -> Allocator:
+        """The open link; LinkError, saying why, while there is none."""
+        if self._allocator is None:
+            raise LinkError(f"{self.pool.interface}: no address can be given out or checked now: {self.reason}")
+        return self._allocator
+
+    def silent(self) -> dict[IPv4Address, str]:
+        """The stations that must answer and do not, with their names."""
+        silent = () if self._pulse is None else self._pulse.silent
+        return {IPv4Address(address): self._required.get(IPv4Address(address), "") for address in silent}
+
+    def _pulse_changed(self, silent: tuple[int, ...]) -> None:
+        if silent:
+            names = dotted(silent, {int(address): name for address, name in self._required.items()})
+            text = f"no answer from {names}: nothing is searched; {len(self.ready)} ready addresses are left"
+            self.tell("partition", text=text)
+        else:
+            self.tell("healed", text="all stations that must answer do so again; all claims are announced")
+            self._spawn(self._announce_all())
+
+    async def _announce_all(self) -> None:
+        """After a cut: whoever took an address of ours meanwhile shall hear of it now, and so shall we."""
+        claims = [held.claim for held in self.held.values()] + list(self.ready)
+        for start in range(0, len(claims), BURST):
+            for claim in claims[start : start + BURST]:
+                with suppress(LinkError):
+                    claim.announce_soon()
+            await asyncio.sleep(0.01)
+
+    # Claims.
+
+    async def claim(self, owner: str, address: IPv4Address | None, mac: str | None, **options: Any) -> Claim:
+        """Search, or check the given address, and claim it. Raises as Allocator.claim does."""
+        allocator = self.allocator
+        if silent := self.silent():
+            required = options.get("witnesses")
+            if required is None or set(required) & silent.keys():
+                raise UnknownError(self._partitioned())
+        remember = self.tools.config.agent.remember
+        recent = frozenset(self.stations.recent(time.time() - remember)) if remember else frozenset()
+        options = {"avoid": recent, **options}
+
+        def start() -> Any:
+            return allocator.variant(**(self.options() | options)).start_claim(owner, address, mac)
+
+        job = await asyncio.to_thread(start)
+        try:
+            return await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            allocator.cancel(job)
+            raise
+
+    def _partitioned(self) -> str:
+        silent = self.silent()
+        names = dotted(map(int, silent), {int(address): name for address, name in silent.items()})
+        return (
+            f"{self.pool.interface}, {self.pool.subnet}: no answer from {names}, whose containers would look free, and "
+            "no ready address is left; mend the link, or mark a host that is gone for good as absent in the fabric file"
+        )
+
+    async def hand_out(self, mac: str, address: IPv4Address | None) -> Lease:
+        """An address for a container that has this MAC: a ready one, or the given one if nobody has it."""
+        started = time.monotonic()
+        how: How = "search" if address is None else "given"
+        held = self._repeated(mac, address) or self._own(address)
+        if held is not None:
+            claim = held.claim
+        elif address is None and (taken := self.ready.take()) is not None:
+            claim, how = taken, "ready"
+        elif address is not None and (taken := self.ready.take(address)) is not None:
+            claim = taken
+        elif address is not None:
+            claim = await self.claim(PENDING, address, mac, ranges=(), exclude=())
+        else:
+            claim = await self.claim(PENDING, None, mac)
+        try:
+            lease = await asyncio.to_thread(self.tools.leases.hand_out, claim.lease.id, mac, PENDING, PENDING)
+        except BaseException:
+            if held is None:
+                await asyncio.to_thread(claim.release)
+            raise
+        self._keep(claim, POLICIES[self.settings.policy], lease)
+        elapsed = time.monotonic() - started
+        self.tools.metrics.claimed(how, elapsed)
+        self.tell("handed out", address=str(lease.address), mac=mac, text=f"{how}, {elapsed * 1000:.1f} ms")
+        return lease
+
+    def _repeated(self, mac: str, address: IPv4Address | None) -> Held | None:
+        """What the same request was answered a moment ago: Docker repeats one whose answer it did not get."""
+        for held in self.held.values():
+            lease = held.claim.lease
+            fresh = lease.container == PENDING and time.time() - lease.changed < GRACE
+            if held.idle_since is None and fresh and lease.mac == mac and address in {None, lease.address}:
+                return held
+        return None
+
+    def _own(self, address: IPv4Address | None) -> Held | None:
+        """A lease of ours for the address, if its container has stopped; AddressInUseError if it has not."""
+        held = None if address is None else self.held.get(address)
+        if held is None:
+            return None
+        lease = held.claim.lease
+        if held.idle_since is None and not self.tools.stopped(lease):
+            whose = "a container that is being started" if lease.container == PENDING else lease.owner
+            raise AddressInUseError(f"{self.pool.interface}: {address} belongs to {whose} on this host; take another")
+        return held
+
+    def _keep(self, claim: Claim, policy: Policy, lease: Lease | None = None) -> None:
+        """Defend it from now on for whoever has the lease, until that one answers for itself."""
+        held = Held(claim)
+        self.held[claim.address] = held
+        claim.hand_out(lease or claim.lease, policy)
+        if self.audible:
+            claim.await_owner()
+        claim.on_change(lambda state: self._soon(self._changed, held, state))
+        claim.on_conflict(lambda conflict: self._soon(self._met, held, conflict))
+        self._see_own()
+
+    def take_in(self, claim: Claim, lease: Lease) -> None:
+        """A claim that was made for somebody else is a container's now."""
+        self._keep(claim, POLICIES[self.settings.policy], lease)
+
+    def _changed(self, held: Held, state: ClaimState) -> None:
+        claim = held.claim
+        if self.held.get(claim.address) is not held:
+            return
+        if state is ClaimState.GUARDED:
+            self.tell("handed over", address=str(claim.address), mac=claim.mac, owner=claim.lease.owner)
+
+    def _met(self, held: Held, conflict: Conflict) -> None:
+        held.conflict, held.conflict_at = conflict, time.monotonic()
+        self.on_conflict(self, held, conflict)
+
+    async def give_back(self, address: IPv4Address) -> None:
+        """Docker does not need it any more. We answer for it until it is known that no stopped container keeps it.
+
+        A gateway stays until Docker gives back the pool: a second network on it, refused in the end, gives it back too.
+        """
+        held = self.held.get(address)
+        if held is not None:
+            held.idle_since = time.monotonic()
+            held.claim.take_over()
+            self.tell("taken over", address=str(address), mac=held.claim.mac, owner=held.claim.lease.owner)
+            return
+        for lease in await asyncio.to_thread(self._kept_for_docker):
+            if lease.address == address and lease.owner == RESERVED:
+                await asyncio.to_thread(self.tools.leases.release, lease.id, quarantine=0.0)
+
+    async def release(self, address: IPv4Address, kind: str = "released") -> None:
+        """Nobody has it any more: it rests for a while."""
+        held = self.held.pop(address, None)
+        if held is None:
+            return
+        self._see_own()
+        claim = held.claim
+        quarantine = self.tools.config.agent.quarantine
+        if self._allocator is None:
+            await asyncio.to_thread(self.tools.leases.release, claim.lease.id, quarantine=quarantine)
+        else:
+            await asyncio.to_thread(claim.release, quarantine)
+        self.tell(kind, address=str(address), mac=claim.mac, owner=claim.lease.owner)
+
+    async def adopt(self, address: IPv4Address, mac: str, owner: str, container: str) -> None:
+        """A container has an address of ours that we did not know of."""
+        allocator = self.allocator
+        store, prefix = self.tools.leases, self.pool.subnet.prefixlen
+
+        def record() -> Lease | None:
+            for lease in self._kept_for_docker():
+                if lease.address == address:
+                    return store.hand_out(lease.id, mac, owner, container)
+            return store.record(self.pool.interface, address, prefix, mac=mac, owner=owner, container=container)
+
+        lease = await asyncio.to_thread(record)
+        if lease is not None:
+            self._keep(await asyncio.to_thread(allocator.adopt, lease), POLICIES[self.settings.policy])
+            self.tell("adopted", address=str(address), mac=mac, owner=owner)
+
+    async def keep_for_docker(self, address: IPv4Address | None, *, gateway: bool) -> IPv4Interface:
+        """An address that Docker wants for itself; None: a gateway for the containers."""
+        owner = RESERVED if address is not None and not gateway else GATEWAY
+        if address is None:
+            address = await self._gateway()
+        prefix = self.pool.subnet.prefixlen
+        local = self._allocator is not None and int(address) in self._allocator.link.local_addresses
+        if address not in self.held and not local:
+            record = self.tools.leases.record
+            await asyncio.to_thread(
+                lambda: record(self.pool.interface, address, prefix, mac="", owner=owner, container=PENDING)
+            )
+        return IPv4Interface(f"{address}/{prefix}")
+
+    async def _gateway(self) -> IPv4Address:
+        """The bridge itself; beside a bridge, the router that this host has there; else the first free address."""
+        link = self.allocator.link
+        await asyncio.to_thread(link.look)
+        own = [prefix.ip for prefix in link.prefixes if prefix.ip in self.pool.subnet]
+        routers = [address for address in map(IPv4Address, link.gateways) if address in self.pool.subnet]
+        for known in (*(own if link.is_bridge else ()), *routers):
+            return known
+        claim = await self.claim(GATEWAY, None, None)
+        free: IPv4Address = claim.address
+        await asyncio.to_thread(claim.release, 0.0)
+        return free
+
+    async def forget_kept(self) -> None:
+        """Docker has no network on this pool any more."""
+        for lease in await asyncio.to_thread(self._kept_for_docker):
+            await asyncio.to_thread(self.tools.leases.release, lease.id, quarantine=0.0)
+
+    def _kept_for_docker(self) -> list[Lease]:
+        known = self.tools.leases.leases(self.pool.interface, states=(State.BOUND,))
+        return [lease for lease in known if not lease.mac and lease.address in self.pool.subnet]
+
+    # What is seen.
+
+    def _seen(self, packet: ArpPacket, now: float) -> None:  # noqa: ARG002 - stations are remembered by the calendar
+        """A packet on the link; on the driver's thread."""
+        if packet.sender_mac not in self._own_macs:
+            self.stations.see(packet.sender_ip, packet.sender_mac, time.time())
+
+    def _see_own(self) -> None:
+        local = frozenset() if self._allocator is None else self._allocator.link.local_macs
+        claims = [held.claim for held in self.held.values()] + list(self.ready)
+        self._own_macs = local | {bytes.fromhex(claim.mac.replace(":", "")) for claim in claims}
+        self._left = (-_TABLE, 0)
+
+    def left(self) -> int:
+        """Addresses of the pool that nobody is known to use."""
+        at, left = self._left
+        if time.monotonic() - at > _TABLE and self._allocator is not None:
+            pool = self._allocator.pool
+            known = self.stations.recent(time.time() - (self.tools.config.agent.remember or GRACE))
+            known |= {int(address) for address in self.held} | {int(claim.address) for claim in self.ready}
+            left = len(pool) - sum(1 for address in known if address in pool)
+            self._left = time.monotonic(), left
+        return left
+
+    def view(self) -> NetworkView:
+        """What there is to tell."""
+        silent = tuple(name or str(address) for address, name in self.silent().items())
+        state = "down" if self._allocator is None else "partitioned" if silent else "up"
+        pulse = self._pulse
+        return NetworkView(
+            pool=self.pool.id,
+            interface=self.pool.interface,
+            subnet=str(self.pool.subnet),
+            state=state,
+            reason=self._partitioned() if silent else self.reason,
+            silent=silent,
+            left=self.left(),
+            ready=len(self.ready),
+            wanted=self.ready.wanted(),
+            leases=len(self.held),
+            policy=self.settings.policy,
+            round_trip=None if pulse is None else pulse.round_trip,
+            loss=None if pulse is None else pulse.loss(),
+            dropped=0 if self._allocator is None else self._allocator.driver.dropped,
+        )
+
+    def lease_view(self, lease: Lease) -> LeaseView:
+        """A lease of this network as it is told."""
+        held = self.held.get(lease.address)
+        shown = held is not None and time.monotonic() - held.conflict_at < CONFLICT_SHOWN
+        return LeaseView(
+            interface=lease.interface,
+            address=str(lease.address),
+            prefix=lease.prefix,
+            mac=lease.mac,
+            owner=lease.owner,
+            state="ready" if any(claim.address == lease.address for claim in self.ready) else lease.state.value,
+            container=lease.container,
+            created=lease.created,
+            guarded=_GUARDS.get(held.claim.state, "nobody") if held else "nobody" if not lease.mac else "agent",
+            conflict=held.conflict.other if held and held.conflict and shown else "",
+        )
+
+    def tell(self, kind: str, **said: str) -> None:
+        """Something happened here."""
+        self.tools.tell(Event(time.time(), kind, self.pool.interface, **said))
+
+    def _soon(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call on the event loop, from the driver's thread."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _spawn(self, work: Any) -> None:
+        self.tools.spawn(work)
+
+
+_GUARDS: Mapping[ClaimState, str] = {
+    ClaimState.ANNOUNCING: "agent",
+    ClaimState.DEFENDING: "agent",
+    ClaimState.GUARDED: "container",
+}

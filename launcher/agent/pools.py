@@ -1,0 +1,129 @@
+"""The pools that Docker has been given, on disk: after a restart of the agent the engine does not ask again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING
+
+from arpipam.errors import InputError, LeaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS pool (
+    id        TEXT PRIMARY KEY,
+    interface TEXT NOT NULL,
+    subnet    TEXT NOT NULL,
+    ranges    TEXT NOT NULL,
+    options   TEXT NOT NULL,
+    count     INTEGER NOT NULL
+)
+"""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Addresses of one link that Docker may be given. Its id says which: the same for the same request."""
+
+    interface: str
+    subnet: IPv4Network
+    ranges: IPv4Network | None = None
+    """Docker's --ip-range."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Docker's --ipam-opt."""
+    count: int = 0
+    """How often it was asked for and not yet given back; 0: Docker does not know of it."""
+
+    @property
+    def id(self) -> str:
+        """Docker's PoolID. It tells links apart, on which the same subnet may be two networks."""
+        return f"{self.interface}:{self.subnet}" + (f":{self.ranges}" if self.ranges else "")
+
+    @classmethod
+    def parse(cls, pool_id: str) -> Pool:
+        """The pool of an id; raises InputError for what is none."""
+        try:
+            interface, subnet, *ranges = pool_id.split(":")
+            return cls(interface, IPv4Network(subnet), IPv4Network(ranges[0]) if ranges else None)
+        except ValueError:
+            raise InputError(f"pool {pool_id!r} is not known here; was it another driver's?") from None
+
+
+class PoolStore:
+    """The pools, in one SQLite file. Raises LeaseError, in one line, where that cannot be used."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.pools: dict[str, Pool] = {}
+        with self._trouble():
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")  # a pool that Docker has and we forget is of no use to it
+            self._db.execute(_SCHEMA)
+            rows = self._db.execute("SELECT interface, subnet, ranges, options, count FROM pool").fetchall()
+        for interface, subnet, ranges, options, count in rows:
+            inner = IPv4Network(ranges) if ranges else None
+            self._keep(Pool(interface, IPv4Network(subnet), inner, json.loads(options), count))
+
+    def request(self, wanted: Pool) -> Pool:
+        """One more asks for this pool. Raises InputError where it overlaps with another one of its link."""
+        for other in self.pools.values():
+            if other.id != wanted.id and other.interface == wanted.interface and other.subnet.overlaps(wanted.subnet):
+                raise InputError(
+                    f"pool {wanted.subnet} overlaps with {other.subnet}, which another Docker network has on "
+                    f"{other.interface}; use that network, or remove it first"
+                )
+        known = self.pools.get(wanted.id)
+        return self._save(replace(wanted, count=1 + (known.count if known else 0)))
+
+    def release(self, pool_id: str, *, wholly: bool = False) -> Pool:
+        """One fewer, or nobody any more, needs this pool; what is left of it. Raises InputError for one not known."""
+        known = self.pools.get(pool_id)
+        if known is None:
+            raise InputError(f"pool {pool_id!r} is not known here; was it released before?")
+        left = replace(known, count=0 if wholly else known.count - 1)
+        if left.count > 0:
+            return self._save(left)
+        with self._trouble():
+            self._db.execute("DELETE FROM pool WHERE id = ?", (pool_id,))
+        del self.pools[pool_id]
+        return left
+
+    def recount(self) -> None:
+        """An engine has started, and asks for each pool that it has once more."""
+        with self._trouble():
+            self._db.execute("UPDATE pool SET count = 0")
+        self.pools = {pool_id: replace(pool, count=0) for pool_id, pool in self.pools.items()}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _save(self, pool: Pool) -> Pool:
+        ranges = str(pool.ranges) if pool.ranges else ""
+        with self._trouble():
+            self._db.execute(
+                "INSERT OR REPLACE INTO pool VALUES (?, ?, ?, ?, ?, ?)",
+                (pool.id, pool.interface, str(pool.subnet), ranges, json.dumps(dict(pool.options)), pool.count),
+            )
+        return self._keep(pool)
+
+    def _keep(self, pool: Pool) -> Pool:
+        self.pools[pool.id] = pool
+        return pool
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise LeaseError(
+                f"pools {self._path}: {error}; is the disk full or read-only? a damaged file may be moved away: Docker's "
+                "ids of its pools say what was in it"
+            ) from None

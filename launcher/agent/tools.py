@@ -1,0 +1,39 @@
+"""What all networks of the agent share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from ipaddress import IPv4Address
+    from typing import Any
+
+    from arpipam.leases import Lease, SqliteLeaseStore
+    from arpipam.stations import Stations
+    from launcher.agent.config import Config
+    from launcher.agent.metrics import Metrics
+    from launcher.agent.pools import Pool
+    from launcher.agent.settings import NetworkSettings
+    from launcher.agent.views import Event
+
+
+@dataclass
+class Tools:
+    """The agent, as its networks see it."""
+
+    config: Config
+    leases: SqliteLeaseStore
+    metrics: Metrics
+    tell: Callable[[Event], None]
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
+    """Do something beside, to its end."""
+    stations: Callable[[str], Stations]
+    """The memory of an interface."""
+    declared: Callable[[Pool, NetworkSettings], tuple[Mapping[IPv4Address, str], tuple[str, ...]]]
+    """Who must answer on the pool's link, with names, and which addresses stay reserved; for a thread."""
+    stopped: Callable[[Lease], bool]
+    """Whether the container of a lease is known to exist and not to run."""
+    attached: Callable[[Lease], str | None]
+    """The Docker network by which the running container of a lease has its address; None where there is none."""
