@@ -126,8 +126,9 @@ class Driver:
         self._wanted: list[Interest | None] | None = None
         self._held: frozenset[int] = frozenset()
         self._behind_since: float | None = None
-        self.ended: Future[Exception] = Future()
+        self.ended: Future[object] = Future()
         """Done when it has ended, with the reason: the link is gone, say."""
+        self.ended.set_running_or_notify_cancel()  # whoever waits no longer cancels nothing
         self._error: Exception | None = None
         self._closing = False
         self._closed = False

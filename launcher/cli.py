@@ -6,21 +6,23 @@ stderr.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from launcher.agent.cli import SOCKET, agent, agent_leases, stations, watch
+from launcher.agent.client import DEFAULT_SOCKET, running
 from launcher.fabric import fabric
-from launcher.options import ADDRESS, INTERRUPTED, Options, execute, make_allocator, shared_options
+from launcher.options import ADDRESS, DEFAULT_STATE_DIR, INTERRUPTED, Options, execute, make_allocator, shared_options
+from launcher.output import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from ipaddress import IPv4Address
+    from pathlib import Path
 
     from arpipam.allocator import Allocator
     from arpipam.claim import ClaimState
@@ -30,45 +32,6 @@ _MILLISECONDS = 1000
 _READER_GONE = 141  # what a shell shows for a program that SIGPIPE ended
 _WORST = {"free": 0, "in_use": 1, "contended": 1, "unknown": 3}
 """Exit status of a verdict; of several, the highest holds."""
-
-
-class Output:
-    """Rows of one table, as the reader wants them: a person, a pipe, or a program."""
-
-    def __init__(self, columns: Sequence[str], *, as_json: bool, table: bool = True) -> None:
-        self._columns = columns
-        self._json = as_json
-        self._rows: list[list[str]] = []
-        self._table = table and not as_json and sys.stdout.isatty()
-
-    def row(self, **values: Any) -> None:
-        """Write one row, or keep it for the table."""
-        if self._json:
-            click.echo(json.dumps(values, default=str))
-            return
-        texts = [_text(values[column]) for column in self._columns]
-        if self._table:
-            self._rows.append(texts)
-        else:
-            click.echo("\t".join(text or "-" for text in texts))
-
-    def end(self) -> None:
-        """Write the table, where there is one."""
-        if not self._table:
-            return
-        from rich.console import Console  # noqa: PLC0415 - a pipe needs none of it
-        from rich.table import Table  # noqa: PLC0415
-
-        table = Table(*(column.replace("_", " ") for column in self._columns), box=None, pad_edge=False)
-        for texts in self._rows:
-            table.add_row(*texts)
-        Console(emoji=False, markup=False).print(table)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _milliseconds(seconds: float | None) -> float | None:
@@ -89,7 +52,8 @@ def arpipam() -> None:
     """
 
 
-arpipam.add_command(fabric)
+for command in (fabric, agent, watch, stations):
+    arpipam.add_command(command)
 
 
 @arpipam.command()
@@ -209,9 +173,16 @@ _ENDED = {"conflict": 1, "link lost": 3}
 
 
 @arpipam.command()
+@SOCKET
 @shared_options
-def leases(options: Options) -> int:
-    """List the leases of this host, after releasing those whose container or process is gone."""
+def leases(options: Options, socket: Path | None) -> int:
+    """List the leases of this host: as the agent has them, where it runs and no other folder is named.
+
+    Else those whose container or process is gone are released first.
+    """
+    socket = socket or DEFAULT_SOCKET
+    if options.state_dir == DEFAULT_STATE_DIR and running(socket):
+        return agent_leases(socket, as_json=options.json)
     from arpipam.allocator import may_exist  # noqa: PLC0415 - as all that takes time to load
     from arpipam.leases import SqliteLeaseStore  # noqa: PLC0415 - as all that takes time to load
     from launcher.engine import Engine, EngineError, reconcile  # noqa: PLC0415

@@ -102,11 +102,10 @@ def test_what_is_below_info_is_not_written() -> None:
 
 
 def test_warnings_are_lines_too() -> None:
-    stream = lines(as_json=True)
+    logging.captureWarnings(capture=False)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        logging.captureWarnings(capture=False)
-        logging.captureWarnings(capture=True)
+        stream = lines(as_json=True)
         warnings.warn("soon gone", stacklevel=1)
     assert "soon gone" in only(stream)["event"]
 

@@ -18,7 +18,7 @@ from arpipam.fabric import Site
 from arpipam.fabric import load as load_fabric
 from arpipam.leases import SqliteLeaseStore, State
 from arpipam.stations import StationStore
-from launcher.agent import ready
+from launcher.agent import lent, ready
 from launcher.agent.conflicts import Conflicts
 from launcher.agent.docker_ipam import AddressRequest, Kind, PoolRequest
 from launcher.agent.engine_watch import EngineWatch
@@ -43,7 +43,9 @@ OPENING = 5.0  # s that a new network gets to open its link, before Docker is to
 SAVING = 10.0  # s between two times that the stations are put on disk
 MOST_EVENTS = 1000  # that are remembered, and that a reader may be behind
 QUIET = {"claimed", "handed out", "handed over", "taken over", "released", "adopted"}
-"""Events of everyday life, logged at level debug."""
+"""Events of everyday life, logged at level debug, ..."""
+GOOD = {"link up", "engine found", "healed", "moved"}
+"""... and good news, at level info; all else is a warning."""
 
 
 @dataclass
@@ -83,10 +85,8 @@ class Agent:
             spawn=self.spawn,
             stations=self._stations_of,
             declared=self._declared,
-            stopped=lambda lease: self.ledger.stopped(lease),
-            attached=lambda lease: self.ledger.attached(lease),
         )
-        self.ledger = Ledger(self.tools, self._networks, self._forget_pool, self.watch.look)
+        self.ledger = self.tools.ledger = Ledger(self.tools, self._networks, self._forget_pool, self.watch.look)
         self._conflicts = Conflicts(self.tools, self.watch.move)
 
     async def start(self) -> None:
@@ -140,7 +140,9 @@ class Agent:
     async def request_pool(self, request: PoolRequest) -> tuple[str, IPv4Network]:
         """A network of Docker's is made, or told of again when the engine starts."""
         settings = self.tools.config.settings(request.subnet, request.options)
-        interface: str = settings.interface or await asyncio.to_thread(self._interface_of, request.subnet)
+        interface = settings.interface
+        if interface is None:
+            interface = await asyncio.to_thread(self._interface_of, request.subnet)
         wanted = Pool(interface, request.subnet, request.ranges, dict(request.options))
         new = wanted.id not in self._running
         if new and wanted.id not in self._pools.pools:
@@ -254,7 +256,7 @@ class Agent:
                 self._readers.discard(queue)
         said: dict[str, Any] = {key: value for key, value in vars(event).items() if value and key not in {"at", "kind"}}
         log = logger()
-        (log.debug if event.kind in QUIET else log.warning)(event.kind, **said)
+        (log.debug if event.kind in QUIET else log.info if event.kind in GOOD else log.warning)(event.kind, **said)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something beside, to its end."""
@@ -287,7 +289,7 @@ class Agent:
             await running.task
 
     async def _forget_pool(self, pool_id: str) -> None:
-        """Docker has no network on it: the news of that was lost. (Where it never had one, arpipam-run may.)"""
+        """Docker has no network on it, and the news of that was lost; where it never had one, arpipam-run may."""
         if pool_id in self._pools.pools:
             self._pools.release(pool_id, wholly=True)
             await self._end(pool_id)

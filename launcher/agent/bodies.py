@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from arpipam import arp
 from arpipam.claim import QUARANTINE
 from arpipam.errors import InputError
-from launcher.agent.wish import ClaimWish
+from launcher.agent.lent import ClaimWish
 
 _LONGEST = 255
 _LONGEST_QUARANTINE = 86400.0

@@ -36,7 +36,6 @@ _OK = 200
 _SHOWN = 200
 """Characters of an answer that makes no sense which an error repeats."""
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED)
-_FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 
 class NoAgentError(ArpipamError):
@@ -69,7 +68,7 @@ class Wish(_Dataclass, Protocol):
 def running(path: Path = DEFAULT_SOCKET) -> bool:
     """Whether somebody listens at the socket whom we may ask. Takes no time and raises nothing."""
     with socket.socket(socket.AF_UNIX) as knock:
-        knock.setblocking(False)
+        knock.settimeout(0)
         try:
             knock.connect(os.fspath(path))
         except BlockingIOError:  # many are waiting to be let in
@@ -134,6 +133,7 @@ class AgentClient:
         """Return the answer, once it has begun, if it is a good one; `in_use` is what the exit status 1 means here."""
         from requests import RequestException  # noqa: PLC0415 - as above
 
+        self._knock()
         try:
             response = self._session.request(
                 method, _HOST + where, json=body, stream=stream, timeout=(None, None if stream else _ANSWER)
@@ -166,20 +166,25 @@ class AgentClient:
         shown = " ".join(said[:_SHOWN].split())
         return UnknownError(f"what answers at {self.path} is no agent of this version of arpipam: {shown}")
 
-    def _trouble(self, error: BaseException) -> NoAgentError:
+    def _trouble(self, error: Exception) -> NoAgentError:
         """Return what an error of requests means."""
         from requests import ReadTimeout  # noqa: PLC0415 - as above
 
         if isinstance(error, ReadTimeout):
             return NoAgentError(f"the agent at {self.path} has not answered for {_ANSWER:.0f} s; see its log")
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, OSError) and cause.errno in _NOBODY:
-                return NoAgentError(f"no agent answers at {self.path}; start it: arpipam agent")
-            if isinstance(cause, OSError) and cause.errno in _FORBIDDEN:
-                return NoAgentError(f"the agent's socket {self.path}: {os.strerror(cause.errno)}; run as root")
-            cause = cause.__cause__ or cause.__context__
         return NoAgentError(f"the agent at {self.path} gave no answer: {error}; see its log")
+
+    def _knock(self) -> None:
+        """Raise NoAgentError where nobody listens (after which the adapter would leave a socket behind)."""
+        with socket.socket(socket.AF_UNIX) as knock:
+            try:
+                knock.connect(os.fspath(self.path))
+            except OSError as error:
+                if error.errno in _NOBODY:
+                    raise NoAgentError(f"no agent answers at {self.path}; start it: arpipam agent") from None
+                reason = error.strerror or error
+                hint = "; run as root" if isinstance(error, PermissionError) else ""
+                raise NoAgentError(f"the agent's socket {self.path}: {reason}{hint}") from None
 
     def close(self) -> None:
         """Let go of what was kept for the next question."""
@@ -276,7 +281,7 @@ class Events:
 
 def _refusal(path: Path, response: Response, in_use: type[ArpipamError]) -> ArpipamError:
     """The agent's own error."""
-    kinds = {
+    kinds: dict[int, type[ArpipamError]] = {
         1: in_use,
         InputError.exit_status: InputError,
         UnknownError.exit_status: UnknownError,
@@ -284,7 +289,8 @@ def _refusal(path: Path, response: Response, in_use: type[ArpipamError]) -> Arpi
     }
     try:
         said = response.json()
-        return kinds.get(said["exit_status"], UnknownError)(str(said["error"]))
+        kind = kinds.get(said["exit_status"], UnknownError)
+        return kind(str(said["error"]))
     except (ValueError, TypeError, KeyError):
         text = " ".join(response.text[:_SHOWN].split())
         return UnknownError(f"what answers at {path} is no agent of this version of arpipam: {text}")

@@ -119,7 +119,7 @@ class Conflicts:
                 await asyncio.sleep(DECIDE)
                 if held.conflict is not None and held.conflict.elder:
                     return
-            docker = self._tools.attached(held.claim.lease)
+            docker = self._tools.ledger.attached(held.claim.lease)
             if network.held.get(address) is not held or docker is None:
                 return  # it has stopped, or moved already
             try:

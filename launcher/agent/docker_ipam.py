@@ -76,6 +76,12 @@ class Ipam(Protocol):
     A caller that hangs up cancels its `request_address`: what was taken for it by then is to be given back.
     """
 
+    async def activate(self) -> None:
+        """An engine has started, or met this driver for the first time: once in its life, before all else.
+
+        It gave back none of its pools when it ended, and asks for each of them again.
+        """
+
     async def request_pool(self, request: PoolRequest) -> tuple[str, IPv4Network]:
         """The pool's id and its subnet; the same id for what is the same pool."""
 
@@ -96,7 +102,7 @@ async def answer(ipam: Ipam, method: str, body: bytes) -> tuple[int, dict[str, A
     if method not in _METHODS:
         return _refusal(UNKNOWN_METHOD, f"{_shown(method)} is no method of an IPAM driver")
     try:
-        return OK, await _METHODS[method](ipam, _arguments(body))
+        return OK, await _METHODS[method](ipam, {} if method == _ACTIVATE else _arguments(body))
     except ArpipamError as error:
         wrong = isinstance(error, (InputError, AddressInUseError, PoolExhaustedError))
         return _refusal(REFUSED if wrong else FAILED, str(error))
@@ -136,6 +142,11 @@ def refusal(text: object) -> dict[str, Any]:
 
 def _refusal(status: int, text: object) -> tuple[int, dict[str, Any]]:
     return status, refusal(text)
+
+
+async def _activate(ipam: Ipam, _: Mapping[str, Any]) -> dict[str, Any]:
+    await ipam.activate()
+    return {"Implements": ["IpamDriver"]}
 
 
 async def _request_pool(ipam: Ipam, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,13 +279,13 @@ def _option(text: str) -> str:
 
 def _shown(value: object) -> str:
     """What came in, short enough for a line."""
-    text = {dict: "an object", list: "a list"}.get(type(value)) or repr(value)
+    text = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
 
 
+_ACTIVATE = "Plugin.Activate"
 _REQUEST_ADDRESS = "IpamDriver.RequestAddress"
 _FIXED: Mapping[str, Mapping[str, Any]] = {
-    "Plugin.Activate": {"Implements": ["IpamDriver"]},
     # With the MAC the address is looked for and announced under the very MAC that will own it. With the replay an
     # engine that starts tells its networks and the containers that still run, so that nothing of theirs is given away;
     # without it the engine looks for its drivers all the same, so it costs no time. Strings would be taken for false.
@@ -284,8 +295,9 @@ _FIXED: Mapping[str, Mapping[str, Any]] = {
         "GlobalDefaultAddressSpace": "arpipam-global",
     },
 }
-"""These have no arguments, and an empty body."""
+"""These have no arguments, and an empty body, as Plugin.Activate."""
 _METHODS: Mapping[str, Callable[[Ipam, Mapping[str, Any]], Awaitable[dict[str, Any]]]] = {
+    _ACTIVATE: _activate,
     "IpamDriver.RequestPool": _request_pool,
     "IpamDriver.ReleasePool": _release_pool,
     _REQUEST_ADDRESS: _request_address,

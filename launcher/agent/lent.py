@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from arpipam.errors import ArpipamError, LinkError
+from arpipam.errors import LinkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ class ClaimWish:
     miss_probability: float | None = None
 
     def options(self, usual: Mapping[str, Any]) -> dict[str, Any]:
-        """The allocator's options that differ from the usual ones of the network."""
+        """The allocator's options that differ from the `usual` ones of the network."""
         said: dict[str, Any] = {}
         if self.ranges or self.address is not None:
             said["ranges"] = self.ranges
@@ -90,6 +90,16 @@ class AgentClaim:
         return self._claim.found.elapsed
 
     @property
+    def conflict(self) -> str | None:
+        """The MAC of the station that insists on the address."""
+        return self._claim.conflict
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the link is lost."""
+        return self._claim.failure
+
+    @property
     def bound(self) -> bool:
         """Whether it belongs to a container."""
         return self._bound
@@ -127,9 +137,3 @@ class AgentClaim:
             self._network.tell("released", address=str(self.address), mac=self.mac, owner=self._claim.lease.owner)
         with suppress(LinkError):
             await asyncio.to_thread(self._claim.release, quarantine)
-
-    async def abandon(self) -> None:
-        """Whoever asked is gone: what no container has is given back."""
-        if not self._bound:
-            with suppress(ArpipamError):
-                await self.release(self._network.tools.config.agent.quarantine)

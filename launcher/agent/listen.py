@@ -103,7 +103,7 @@ def _remove_dead(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise InputError(f"{path} is there and is no socket; remove it, or choose another with --socket")
     with socket.socket(socket.AF_UNIX) as knock:
-        knock.setblocking(False)
+        knock.settimeout(0)
         try:
             knock.connect(str(path))
         except ConnectionRefusedError:

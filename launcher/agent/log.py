@@ -100,7 +100,7 @@ def _value(value: Any) -> str:
     text = str(value)
     if re.fullmatch(r"[!#-<>-\[\]-~]+", text):
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped)
     return f'"{printable}"'
 

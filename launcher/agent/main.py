@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -31,7 +30,7 @@ def run(path: Path | None, socket: Path | None, state_dir: Path | None, metrics:
         return configuration.load(path).override(socket=socket, state_dir=state_dir, metrics=metrics)
 
     config = read()
-    log.configure(json=not sys.stderr.isatty())
+    log.configure(json=False)
     asyncio.run(_run(config, read))
 
 

@@ -34,8 +34,6 @@ METHODS = (
 """What Docker asks; all else is counted as `other`, so that no caller can make up ever more series."""
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Seconds: a ready address takes about one millisecond, a search some tenths, RFC 5227's timing 4 to 7 s."""
-_PATIENCE = 1.0
-"""Seconds that a scrape gets to end when the agent does."""
 _NETWORK = ("interface", "subnet")
 
 
@@ -91,7 +89,7 @@ class Metrics:
         """
         application = web.Application()
         application.router.add_get("/metrics", self._answer)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_PATIENCE)
+        runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, endpoint.address, endpoint.port).start()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from arpipam.arp import ArpPacket
     from arpipam.claim import Claim, Conflict
+    from arpipam.driver import Job
     from arpipam.leases import Lease
     from arpipam.stations import Stations
     from launcher.agent.metrics import How
@@ -225,10 +226,10 @@ class Network:
         recent = frozenset(self.stations.recent(time.time() - remember)) if remember else frozenset()
         options = {"avoid": recent, **options}
 
-        def start() -> Any:
+        def start() -> Job[Claim]:
             return allocator.variant(**(self.options() | options)).start_claim(owner, address, mac)
 
-        job = await asyncio.to_thread(start)
+        job: Job[Claim] = await asyncio.to_thread(start)
         try:
             return await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
@@ -285,7 +286,7 @@ class Network:
         if held is None:
             return None
         lease = held.claim.lease
-        if held.idle_since is None and not self.tools.stopped(lease):
+        if held.idle_since is None and not self.tools.ledger.stopped(lease):
             whose = "a container that is being started" if lease.container == PENDING else lease.owner
             raise AddressInUseError(f"{self.pool.interface}: {address} belongs to {whose} on this host; take another")
         return held
@@ -384,9 +385,8 @@ class Network:
         for known in (*(own if link.is_bridge else ()), *routers):
             return known
         claim = await self.claim(GATEWAY, None, None)
-        free: IPv4Address = claim.address
         await asyncio.to_thread(claim.release, 0.0)
-        return free
+        return claim.address
 
     async def forget_kept(self) -> None:
         """Docker has no network on this pool any more."""
@@ -446,6 +446,7 @@ class Network:
     def lease_view(self, lease: Lease) -> LeaseView:
         """A lease of this network as it is told."""
         held = self.held.get(lease.address)
+        ready = any(claim.address == lease.address for claim in self.ready)
         shown = held is not None and time.monotonic() - held.conflict_at < CONFLICT_SHOWN
         return LeaseView(
             interface=lease.interface,
@@ -453,10 +454,10 @@ class Network:
             prefix=lease.prefix,
             mac=lease.mac,
             owner=lease.owner,
-            state="ready" if any(claim.address == lease.address for claim in self.ready) else lease.state.value,
+            state="ready" if ready else lease.state.value,
             container=lease.container,
             created=lease.created,
-            guarded=_GUARDS.get(held.claim.state, "nobody") if held else "nobody" if not lease.mac else "agent",
+            guarded=_GUARDS.get(held.claim.state, "nobody") if held else "agent" if ready else "nobody",
             conflict=held.conflict.other if held and held.conflict and shown else "",
         )
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from launcher.agent.client import AgentClient, Lines
 
-_DEFENDED = (ClaimState.ANNOUNCING, ClaimState.DEFENDING)
 _ANSWERS = (ClaimState.GUARDED, ClaimState.HANDED_OVER)
 _OVER = (ClaimState.CONFLICT, ClaimState.RELEASED, ClaimState.LINK_LOST)
 
@@ -100,30 +99,25 @@ class RemoteClaim:
             self._end(failure)
 
     def _told(self, state: ClaimState, said: dict[str, Any]) -> None:
-        # What we did ourselves holds, whatever was on its way to us meanwhile.
-        if self.state in _OVER or (self.state is ClaimState.HANDED_OVER and state not in _OVER):
-            return
         if state is ClaimState.CONFLICT:
             self.conflict = said.get("conflict") or "another station"
         elif state is ClaimState.LINK_LOST:
             self.failure = ArpipamError(str(said.get("failure") or f"{self.lease.interface} is lost"))
-        self._become(state)
+        # What we did ourselves holds, whatever was on its way to us meanwhile.
+        self._become(state, unless=_OVER if state in _OVER else (*_OVER, ClaimState.HANDED_OVER))
 
     def _end(self, failure: Exception | None) -> None:
         """The connection is at its end."""
         if self._ended:
             return
         self._ended = True
-        if self.state in _OVER:
-            return
         why = str(failure or f"the agent at {self._client.path} ended the claim")
-        self.failure = NoAgentError(f"{why}; nobody defends {self.address} until an agent is back")
-        if self.state in _DEFENDED:
-            self._become(ClaimState.LINK_LOST)
+        self.failure = self.failure or NoAgentError(f"{why}; nobody defends {self.address} until an agent is back")
+        self._become(ClaimState.LINK_LOST, unless=(*_OVER, *_ANSWERS))
 
-    def _become(self, state: ClaimState) -> None:
+    def _become(self, state: ClaimState, *, unless: tuple[ClaimState, ...] = ()) -> None:
         with self._changed:
-            if state is self.state:
+            if state is self.state or self.state in unless:
                 return
             self.state = state
             self._changed.notify_all()
@@ -153,7 +147,7 @@ class RemoteClaim:
     def wait_handed_over(self, timeout: float) -> bool:
         """Wait until the owner answers for itself, for at most `timeout` seconds; whether it does."""
         with self._changed:
-            self._changed.wait_for(lambda: self.state not in _DEFENDED, timeout)
+            self._changed.wait_for(lambda: self.state in (*_ANSWERS, *_OVER), timeout)
             return self.state in _ANSWERS
 
     def bind(self, container: str) -> None:
@@ -165,15 +159,20 @@ class RemoteClaim:
 
     def handed_over(self) -> None:
         """The owner answers for itself. The lease stays."""
-        if self._tell("handed_over") and self.state not in _OVER:
-            self._become(ClaimState.HANDED_OVER)
+        if self._tell("handed_over"):
+            self._become(ClaimState.HANDED_OVER, unless=_OVER)
 
     def release(self, quarantine: float = QUARANTINE) -> None:
         """Give the address back; nobody else gets it for `quarantine` seconds."""
         if self.state is ClaimState.RELEASED:
             return
         self._leaving = True
-        if self._tell("release", {"quarantine": quarantine}):
+        try:
+            released = self._tell("release", {"quarantine": quarantine})
+        except ArpipamError:
+            self._leaving = False
+            raise
+        if released:
             self._become(ClaimState.RELEASED)
 
     def close(self) -> None:

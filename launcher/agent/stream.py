@@ -1,21 +1,23 @@
-"""An answer that goes on: one JSON object a line, as things happen."""
+"""What goes on: answers of one JSON object a line, as things happen, and work that nobody waits for any more."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
 MOST_WAITING = 4096
 """Lines that a reader may be behind; the recent events are 1000 at once."""
 _AT_ONCE = 64
-NDJSON = "application/x-ndjson"
+_NDJSON = "application/x-ndjson"
+
+T = TypeVar("T")
 
 
 class Stream:
@@ -47,7 +49,7 @@ class Stream:
 
     async def run(self) -> web.StreamResponse:
         """Write the lines until the end. Cancelled when the reader hangs up."""
-        response = web.StreamResponse(headers={"Content-Type": NDJSON})
+        response = web.StreamResponse(headers={"Content-Type": _NDJSON})
         await response.prepare(self._request)
         while True:
             while self._lines:
@@ -59,3 +61,40 @@ class Stream:
             await self._news.wait()
         await response.write_eof()
         return response
+
+
+class Goings:
+    """All that goes on, so that it can be brought to an end."""
+
+    def __init__(self) -> None:
+        self.ending = False
+        self._streams: set[Stream] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, stream: Stream) -> web.StreamResponse:
+        """Run it until its end, or the end of all."""
+        self._streams.add(stream)
+        if self.ending:
+            stream.end()
+        try:
+            return await stream.run()
+        finally:
+            self._streams.discard(stream)
+
+    def do(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do this, whether or not the task that wants it is cancelled."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def end(self) -> None:
+        """End all streams."""
+        self.ending = True
+        for stream in self._streams:
+            stream.end()
+
+    async def wait(self, longest: float) -> None:
+        """Wait for the work, for `longest` seconds at most."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=longest)

@@ -28,7 +28,7 @@ def line_of(text: str, path: Sequence[str | int]) -> int | None:
     without, with_it = 0, len(lines)  # so many lines are a document without the value, and with it
     while True:
         middle = (without + with_it) // 2
-        for count in (*range(middle, middle + 1), *range(middle + 1, with_it)):
+        for count in (*range(middle, without, -1), *range(middle + 1, with_it)):
             if (document := _document(lines[:count])) is not None:
                 break
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
     from typing import Any
 
-    from arpipam.leases import Lease, SqliteLeaseStore
+    from arpipam.leases import SqliteLeaseStore
     from arpipam.stations import Stations
     from launcher.agent.config import Config
+    from launcher.agent.ledger import Ledger
     from launcher.agent.metrics import Metrics
     from launcher.agent.pools import Pool
     from launcher.agent.settings import NetworkSettings
@@ -33,7 +34,5 @@ class Tools:
     """The memory of an interface."""
     declared: Callable[[Pool, NetworkSettings], tuple[Mapping[IPv4Address, str], tuple[str, ...]]]
     """Who must answer on the pool's link, with names, and which addresses stay reserved; for a thread."""
-    stopped: Callable[[Lease], bool]
-    """Whether the container of a lease is known to exist and not to run."""
-    attached: Callable[[Lease], str | None]
-    """The Docker network by which the running container of a lease has its address; None where there is none."""
+    ledger: Ledger = field(init=False)
+    """What is known of the containers."""
