@@ -207,6 +207,12 @@ class SqliteLeaseStore:
         self._holders.let_go(lease_id)
         return self.get(lease_id)
 
+    def rename(self, lease_id: int, owner: str) -> Lease:
+        """It has another owner from now on."""
+        with self._transaction():
+            self._db.execute("UPDATE lease SET owner = ? WHERE id = ?", (owner, lease_id))
+        return self.get(lease_id)
+
     def record(
         self, interface: str, address: IPv4Address, prefix: int, *, mac: str, owner: str, container: str
     ) -> Lease | None:

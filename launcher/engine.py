@@ -76,6 +76,8 @@ class Endpoint:
     """As leases name it."""
     name: str
     running: bool
+    lease: int | None
+    """The number in its label: arpipam-run started it."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,13 @@ class Engine:
         container = _container(summary)
         mac = settings.get("MacAddress") or ""
         return Endpoint(
-            network, IPv4Address(address), mac, self.reference(container.id), container.name, container.running
+            network=network,
+            address=IPv4Address(address),
+            mac=mac,
+            container=self.reference(container.id),
+            name=container.name,
+            running=container.running,
+            lease=container.lease,
         )
 
     def move(self, container: str, network: str) -> None:

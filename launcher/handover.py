@@ -10,6 +10,7 @@ from arpipam.errors import ArpipamError
 
 if TYPE_CHECKING:
     from arpipam.claim import Claim
+    from launcher.agent.remote import RemoteClaim
     from launcher.engine import Engine
 
 HELD = (ClaimState.ANNOUNCING, ClaimState.DEFENDING)
@@ -23,7 +24,7 @@ class HandOver(threading.Thread):
     `audible`, when it runs (a macvlan parent and its children never hear each other). Until then we defend the claim.
     """
 
-    def __init__(self, engine: Engine, claim: Claim, *, audible: bool) -> None:
+    def __init__(self, engine: Engine, claim: Claim | RemoteClaim, *, audible: bool) -> None:
         super().__init__(name="arpipam hand-over", daemon=True)
         self.done = threading.Event()
         self.container: str | None = None

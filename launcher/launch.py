@@ -12,6 +12,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +21,8 @@ from arpipam.claim import QUARANTINE, ClaimState
 from arpipam.errors import AddressInUseError, InputError, PoolExhaustedError
 from arpipam.leases import SqliteLeaseStore
 from arpipam.netlink import facts
+from launcher.agent.client import AgentClient, running
+from launcher.agent.lent import ClaimWish
 from launcher.child import StandardInput, signals_held
 from launcher.client import Client, refuse_ours
 from launcher.errors import EngineError
@@ -27,9 +30,12 @@ from launcher.handover import HandOver
 from launcher.options import Options, complain, make_allocator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+    from pathlib import Path
 
     from arpipam.claim import Claim
+    from launcher.agent.remote import RemoteClaim
     from launcher.engine import Engine, Network
 
 PROGRAM = "arpipam-run"
@@ -62,8 +68,9 @@ class Wish:
 class Launch:
     """One `arpipam-run`. `run` returns its exit status, or raises ArpipamError when docker was not even started."""
 
-    def __init__(self, options: Options, wish: Wish) -> None:
+    def __init__(self, options: Options, wish: Wish, agent: Path) -> None:
         self._options = options
+        self._agent = AgentClient(agent) if running(agent) else None
         self._wish = wish
         self._client = Client()
         self._engine: Engine
@@ -110,8 +117,9 @@ class Launch:
         from launcher.engine import Engine, reconcile  # noqa: PLC0415 - docker-py takes 0.1 s, saved while we listen
 
         self._engine = Engine()
-        with SqliteLeaseStore(self._options.state_dir / "leases.db") as leases:
-            reconcile(leases, self._engine)
+        if self._agent is None:  # which does that itself
+            with SqliteLeaseStore(self._options.state_dir / "leases.db") as leases:
+                reconcile(leases, self._engine)
         self._network = self._engine.network(self._options.interface, self._wish.network)
         self._given = {address: c.name for c in self._engine.containers() for address in c.addresses}
         if self._network is not None:
@@ -130,10 +138,10 @@ class Launch:
         options = replace(self._options, exclude=(*self._options.exclude, *exclude))
         with ExitStack() as stack:
             with signals_held():  # the threads that start here leave every signal to this one
-                allocator = make_allocator(options, subnet=subnet, gateway=wish.gateway, progress=_tell)
-                stack.enter_context(allocator)
                 looking = stack.enter_context(ThreadPoolExecutor(1)).submit(self._look if look else _nothing)
-            claim = stack.enter_context(allocator.claim(wish.owner, wish.address, self._options.mac))
+                claimer = self._claimer(options, subnet, stack)
+            claim = claimer()
+            stack.push(claim)
             looking.result()
             if self._network is not None and self._network.subnet != subnet:
                 return None  # now that it is known, the next attempt is right
@@ -145,6 +153,33 @@ class Launch:
             claim.on_change(lambda state: self._report(claim, state))
             with signals_held():
                 return self._run_docker(claim, network)
+
+    def _claimer(self, options: Options, subnet: IPv4Network, stack: ExitStack) -> Callable[[], Claim | RemoteClaim]:
+        """What claims an address: the agent where one runs, else this process, with a link that `stack` closes."""
+        wish = self._wish
+        if self._agent is not None:
+            exclude = options.exclude if wish.gateway is None else (*options.exclude, str(wish.gateway))
+            usual = Options()
+            asked = ClaimWish(
+                options.interface,
+                wish.owner,
+                subnet=str(subnet),
+                address=None if wish.address is None else str(wish.address),
+                mac=options.mac,
+                exclude=exclude,
+                ranges=options.ranges,
+                witnesses=tuple(map(str, options.witnesses)),
+                order=None if options.order == usual.order else options.order,
+                timing=None if options.timing == usual.timing else options.timing,
+                alone=options.alone,
+                miss_probability=(
+                    None if options.miss_probability == usual.miss_probability else options.miss_probability
+                ),
+            )
+            return partial(self._agent.claim, asked)
+        allocator = make_allocator(options, subnet=subnet, gateway=wish.gateway, progress=_tell)
+        stack.enter_context(allocator)
+        return partial(allocator.claim, wish.owner, wish.address, options.mac)
 
     def _subnet(self, own: IPv4Interface | None) -> IPv4Network:
         """The subnet of the container, in which the user's wishes must lie."""
@@ -188,7 +223,7 @@ class Launch:
             )
         return network
 
-    def _run_docker(self, claim: Claim, network: Network) -> int | None:
+    def _run_docker(self, claim: Claim | RemoteClaim, network: Network) -> int | None:
         """Run docker to its end; None when the engine had the address in use."""
         arguments = [
             "--network",
@@ -214,7 +249,9 @@ class Launch:
             if hand_over.error is not None:
                 complain(PROGRAM, str(hand_over.error), hand_over.error.exit_status)
 
-    def _settle(self, claim: Claim, status: int, hand_over: HandOver, standard_input: StandardInput) -> int | None:
+    def _settle(
+        self, claim: Claim | RemoteClaim, status: int, hand_over: HandOver, standard_input: StandardInput
+    ) -> int | None:
         """Leave the lease as the container was left: it lasts as long as the container exists."""
         containers = self._engine.containers()
         mine = next((c for c in containers if self._engine.holds(c, claim.lease)), None)
@@ -236,7 +273,7 @@ class Launch:
         claim.handed_over()
         return status
 
-    def _give_up(self, claim: Claim, holder: str) -> None:
+    def _give_up(self, claim: Claim | RemoteClaim, holder: str) -> None:
         """The engine has the address in use; nobody else may have it, but it is not ours to wait for either."""
         claim.release(quarantine=0.0)
         text = f"the engine has given {claim.address} to {holder} meanwhile"
@@ -244,7 +281,7 @@ class Launch:
             raise AddressInUseError(f"{text}; take another")
         _tell(f"{text}; going on to the next")
 
-    def _report(self, claim: Claim, state: ClaimState) -> None:
+    def _report(self, claim: Claim | RemoteClaim, state: ClaimState) -> None:
         """Say where the claim stands: every change as JSON, else only what is wrong."""
         if self._options.json:
             found = round(claim.found.elapsed * 1000, 3)

@@ -373,10 +373,13 @@ def mute(path: Path, word: bytes | None) -> Iterator[None]:
             return
 
         def answer() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(word)
+            asked = b""
+            while not asked:  # the first only knocks
+                connection, _ = listener.accept()
+                with connection:
+                    asked = connection.recv(65536)
+                    if asked:
+                        connection.sendall(word)
 
         thread = threading.Thread(target=answer)
         thread.start()

@@ -18,7 +18,7 @@ from arpipam.fabric import Site
 from arpipam.fabric import load as load_fabric
 from arpipam.leases import SqliteLeaseStore, State
 from arpipam.stations import StationStore
-from launcher.agent import lent, ready
+from launcher.agent import ready
 from launcher.agent.conflicts import Conflicts
 from launcher.agent.docker_ipam import AddressRequest, Kind, PoolRequest
 from launcher.agent.engine_watch import EngineWatch
@@ -28,6 +28,7 @@ from launcher.agent.log import logger
 from launcher.agent.metrics import Metrics
 from launcher.agent.network import Network
 from launcher.agent.pools import Pool, PoolStore
+from launcher.agent.tell import lease_view, network_view
 from launcher.agent.tools import Tools
 from launcher.agent.views import Event, LeaseView, StationView, Status
 
@@ -187,32 +188,13 @@ class Agent:
 
     def status(self) -> Status:
         """Return how the agent is."""
-        views = tuple(network.view() for network in self._networks())
+        views = tuple(network_view(network) for network in self._networks())
         return Status(version("arpipam"), os.getpid(), self.started, self._engine, views)
 
     def leases(self) -> list[LeaseView]:
         """Return all leases of this host."""
-        views = []
-        for lease in self.tools.leases.leases():
-            network = self._network_of(lease.interface, lease.address)
-            if network is not None:
-                views.append(network.lease_view(lease))
-            else:
-                views.append(
-                    LeaseView(
-                        interface=lease.interface,
-                        address=str(lease.address),
-                        prefix=lease.prefix,
-                        mac=lease.mac,
-                        owner=lease.owner,
-                        state=lease.state.value,
-                        container=lease.container,
-                        created=lease.created,
-                        guarded="nobody",
-                        conflict="",
-                    )
-                )
-        return views
+        leases = self.tools.leases.leases()
+        return [lease_view(lease, self._network_of(lease.interface, lease.address)) for lease in leases]
 
     def stations(self) -> list[StationView]:
         """Everybody who was seen on the links."""
@@ -237,12 +219,11 @@ class Agent:
     async def claim(self, wish: ClaimWish) -> AgentClaim:
         """Claim an address for arpipam-run, defended until it is released or its container is gone."""
         network = await self._network_for(wish)
-        mac, address = wish.mac, None if wish.address is None else IPv4Address(wish.address)
         started = time.monotonic()
-        claim = await network.claim(wish.owner, address, mac, **wish.options(network.options()))
-        self.metrics.claimed("search" if address is None else "given", time.monotonic() - started)
-        network.tell("claimed", address=str(claim.address), mac=claim.mac, owner=wish.owner)
-        return AgentClaim(network, claim)
+        claim = await network.lending.lend(wish)
+        elapsed = time.monotonic() - started
+        self.metrics.claimed("search" if wish.address is None else "given", elapsed)
+        return AgentClaim(network, claim, elapsed)
 
     # Parts of these.
 

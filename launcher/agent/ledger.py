@@ -69,7 +69,8 @@ class Ledger:
         endpoints = {endpoint.address: endpoint for endpoint in self._endpoints(network.pool, view)}
         for address, endpoint in endpoints.items():
             held = network.held.get(address)
-            if held is None and endpoint.running and endpoint.mac and self._is_ours(network.pool, endpoint, view):
+            ours = endpoint.lease is not None or self._is_ours(network.pool, endpoint, view)
+            if held is None and endpoint.running and endpoint.mac and ours and address not in network.lending:
                 await network.adopt(address, endpoint.mac, endpoint.name, endpoint.container)
             elif held is not None:
                 await self._learn(network, held, endpoint, view)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from arpipam.errors import LinkError
+from arpipam.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from ipaddress import IPv4Address
 
     from arpipam.claim import Claim, ClaimState
     from launcher.agent.network import Network
@@ -51,13 +52,66 @@ class ClaimWish:
         return said
 
 
+class Lending:
+    """The claims of one network for arpipam-run whose containers are not known yet."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._claims: dict[IPv4Address, Claim] = {}
+
+    def __contains__(self, address: IPv4Address | None) -> bool:
+        return address in self._claims
+
+    def to(self, mac: str, address: IPv4Address) -> Claim | None:
+        """The claim whose container Docker starts now."""
+        claim = self._claims.get(address)
+        return claim if claim is not None and claim.mac == mac else None
+
+    async def lend(self, wish: ClaimWish) -> Claim:
+        """Claim an address: a ready one where nothing special is wanted."""
+        network = self._network
+        address = None if wish.address is None else IPv4Address(wish.address)
+        options = wish.options(network.options())
+        claim = None
+        if address is None and wish.mac is None and not options.keys() - {"exclude"}:
+            claim = network.ready.take(Pool(network.pool.subnet, exclude=wish.exclude))
+        if claim is None:
+            claim = await network.claim(wish.owner, address, wish.mac, **options)
+        else:
+            claim.lease = await asyncio.to_thread(network.tools.leases.rename, claim.lease.id, wish.owner)
+        self._claims[claim.address] = claim
+        network.tell("claimed", address=str(claim.address), mac=claim.mac, owner=wish.owner)
+        return claim
+
+    async def bind(self, claim: Claim, container: str) -> None:
+        """It is the container's now, and watched as any lease of ours."""
+        old, network = claim.lease, self._network
+        lease = await asyncio.to_thread(network.tools.leases.hand_out, old.id, old.mac, old.owner, container)
+        held = network.held.get(claim.address)
+        if held is not None and held.claim is claim:  # Docker has asked us for it already
+            claim.lease = lease
+        else:
+            network.guard_for(claim, lease)
+        self._claims.pop(claim.address, None)
+
+    async def release(self, claim: Claim, quarantine: float) -> None:
+        """It is not wanted any more."""
+        self._claims.pop(claim.address, None)
+        self._network.held.pop(claim.address, None)
+        await asyncio.to_thread(claim.release, quarantine)
+        self._network.tell("released", address=str(claim.address), mac=claim.mac, owner=claim.lease.owner)
+
+
 class AgentClaim:
     """One of them."""
 
-    def __init__(self, network: Network, claim: Claim) -> None:
+    def __init__(self, network: Network, claim: Claim, elapsed: float) -> None:
+        self.elapsed = elapsed
+        """Seconds that it took to have it."""
+        self.bound = False
+        """Whether it belongs to a container."""
         self._network = network
         self._claim = claim
-        self._bound = False
 
     @property
     def address(self) -> IPv4Address:
@@ -85,11 +139,6 @@ class AgentClaim:
         return self._claim.state
 
     @property
-    def elapsed(self) -> float:
-        """Seconds from the first frame to the verdict."""
-        return self._claim.found.elapsed
-
-    @property
     def conflict(self) -> str | None:
         """The MAC of the station that insists on the address."""
         return self._claim.conflict
@@ -98,11 +147,6 @@ class AgentClaim:
     def failure(self) -> Exception | None:
         """Why the link is lost."""
         return self._claim.failure
-
-    @property
-    def bound(self) -> bool:
-        """Whether it belongs to a container."""
-        return self._bound
 
     def on_change(self, listener: Callable[[ClaimState], None]) -> None:
         """Call `listener(state)` at each change, on the agent's event loop."""
@@ -116,12 +160,8 @@ class AgentClaim:
 
     async def bind(self, container: str) -> None:
         """It belongs to this container from now on, and is watched as any lease of the agent's."""
-        lease = self._claim.lease
-        lease = await asyncio.to_thread(
-            self._network.tools.leases.hand_out, lease.id, lease.mac, lease.owner, container
-        )
-        self._bound = True
-        self._network.take_in(self._claim, lease)
+        await self._network.lending.bind(self._claim, container)
+        self.bound = True
 
     async def announce(self) -> None:
         """The container runs: its neighbours shall know."""
@@ -133,7 +173,5 @@ class AgentClaim:
 
     async def release(self, quarantine: float) -> None:
         """Give the address back."""
-        if self._network.held.pop(self._claim.address, None) is not None:
-            self._network.tell("released", address=str(self.address), mac=self.mac, owner=self._claim.lease.owner)
         with suppress(LinkError):
-            await asyncio.to_thread(self._claim.release, quarantine)
+            await self._network.lending.release(self._claim, quarantine)

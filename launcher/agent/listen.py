@@ -73,7 +73,10 @@ class PathSocket:
             ) from None
 
     def remove(self) -> None:
-        """Take the file away, unless it is another's by now."""
+        """Take the file away, unless it is another's by now.
+
+        To be called while the socket is open: so long no other file can have its inode.
+        """
         with suppress(OSError), _alone(self.path.parent):
             if _identity(self.path) == self._identity:
                 self.path.unlink()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ from arpipam.errors import AddressInUseError, ArpipamError, LinkError, UnknownEr
 from arpipam.leases import State
 from arpipam.pulse import Pulse
 from arpipam.trial import dotted
+from launcher.agent.lent import Lending
 from launcher.agent.ready import Ready
-from launcher.agent.views import Event, LeaseView, NetworkView
+from launcher.agent.views import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,7 +46,6 @@ RESERVED = "reserved"
 POLICIES = {"defend": Policy.ALWAYS, "report": Policy.REPORT, "move": Policy.REPORT}
 REOPEN = 1.0  # s between two tries to open a link
 GRACE = 60.0  # s that Docker gets from an address to a container that shows it; a repeated request is told by it too
-CONFLICT_SHOWN = 60.0  # s for which a lease shows its last conflict
 BURST = 100  # claims that are announced at one go after a cut
 _TABLE = 2.0  # s for which the number of addresses left is not counted anew
 
@@ -58,7 +58,7 @@ class Held:
     idle_since: float | None = None
     """Docker gave it back then (monotonic): it is defended until it is known whether a container still keeps it."""
     conflict: Conflict | None = None
-    conflict_at: float = field(default=-CONFLICT_SHOWN)
+    conflict_at: float = float("-inf")
 
 
 class Network:
@@ -68,6 +68,7 @@ class Network:
         self.pool = pool
         self.settings = settings
         self.held: dict[IPv4Address, Held] = {}
+        self.lending = Lending(self)
         self.ready = Ready(self)
         self.tools = tools
         self.stations: Stations = tools.stations(pool.interface)
@@ -221,7 +222,7 @@ class Network:
         if silent := self.silent():
             required = options.get("witnesses")
             if required is None or set(required) & silent.keys():
-                raise UnknownError(self._partitioned())
+                raise UnknownError(self.partitioned())
         remember = self.tools.config.agent.remember
         recent = frozenset(self.stations.recent(time.time() - remember)) if remember else frozenset()
         options = {"avoid": recent, **options}
@@ -236,7 +237,8 @@ class Network:
             allocator.cancel(job)
             raise
 
-    def _partitioned(self) -> str:
+    def partitioned(self) -> str:
+        """Why nothing is searched, in one line."""
         silent = self.silent()
         names = dotted(map(int, silent), {int(address): name for address, name in silent.items()})
         return (
@@ -253,16 +255,17 @@ class Network:
             claim = held.claim
         elif address is None and (taken := self.ready.take()) is not None:
             claim, how = taken, "ready"
-        elif address is not None and (taken := self.ready.take(address)) is not None:
+        elif address is not None and (taken := self.lending.to(mac, address) or self.ready.take({int(address)})):
             claim = taken
         elif address is not None:
             claim = await self.claim(PENDING, address, mac, ranges=(), exclude=())
         else:
             claim = await self.claim(PENDING, None, mac)
         try:
-            lease = await asyncio.to_thread(self.tools.leases.hand_out, claim.lease.id, mac, PENDING, PENDING)
+            owner = claim.lease.owner if address in self.lending else PENDING
+            lease = await asyncio.to_thread(self.tools.leases.hand_out, claim.lease.id, mac, owner, PENDING)
         except BaseException:
-            if held is None:
+            if held is None and address not in self.lending:
                 await asyncio.to_thread(claim.release)
             raise
         self._keep(claim, POLICIES[self.settings.policy], lease)
@@ -302,7 +305,7 @@ class Network:
         claim.on_conflict(lambda conflict: self._soon(self._met, held, conflict))
         self._see_own()
 
-    def take_in(self, claim: Claim, lease: Lease) -> None:
+    def guard_for(self, claim: Claim, lease: Lease) -> None:
         """A claim that was made for somebody else is a container's now."""
         self._keep(claim, POLICIES[self.settings.policy], lease)
 
@@ -380,10 +383,11 @@ class Network:
         """The bridge itself; beside a bridge, the router that this host has there; else the first free address."""
         link = self.allocator.link
         await asyncio.to_thread(link.look)
-        own = [prefix.ip for prefix in link.prefixes if prefix.ip in self.pool.subnet]
+        own: list[IPv4Address] = [prefix.ip for prefix in link.prefixes if prefix.ip in self.pool.subnet]
         routers = [address for address in map(IPv4Address, link.gateways) if address in self.pool.subnet]
-        for known in (*(own if link.is_bridge else ()), *routers):
-            return known
+        known: list[IPv4Address] = [*(own if link.is_bridge else ()), *routers]
+        if known:
+            return known[0]
         claim = await self.claim(GATEWAY, None, None)
         await asyncio.to_thread(claim.release, 0.0)
         return claim.address
@@ -421,45 +425,15 @@ class Network:
             self._left = time.monotonic(), left
         return left
 
-    def view(self) -> NetworkView:
-        """What there is to tell."""
-        silent = tuple(name or str(address) for address, name in self.silent().items())
-        state = "down" if self._allocator is None else "partitioned" if silent else "up"
-        pulse = self._pulse
-        return NetworkView(
-            pool=self.pool.id,
-            interface=self.pool.interface,
-            subnet=str(self.pool.subnet),
-            state=state,
-            reason=self._partitioned() if silent else self.reason,
-            silent=silent,
-            left=self.left(),
-            ready=len(self.ready),
-            wanted=self.ready.wanted(),
-            leases=len(self.held),
-            policy=self.settings.policy,
-            round_trip=None if pulse is None else pulse.round_trip,
-            loss=None if pulse is None else pulse.loss(),
-            dropped=0 if self._allocator is None else self._allocator.driver.dropped,
-        )
+    @property
+    def pulse(self) -> Pulse | None:
+        """How those who must answer do; None where nobody must, or the link is down."""
+        return self._pulse
 
-    def lease_view(self, lease: Lease) -> LeaseView:
-        """A lease of this network as it is told."""
-        held = self.held.get(lease.address)
-        ready = any(claim.address == lease.address for claim in self.ready)
-        shown = held is not None and time.monotonic() - held.conflict_at < CONFLICT_SHOWN
-        return LeaseView(
-            interface=lease.interface,
-            address=str(lease.address),
-            prefix=lease.prefix,
-            mac=lease.mac,
-            owner=lease.owner,
-            state="ready" if ready else lease.state.value,
-            container=lease.container,
-            created=lease.created,
-            guarded=_GUARDS.get(held.claim.state, "nobody") if held else "agent" if ready else "nobody",
-            conflict=held.conflict.other if held and held.conflict and shown else "",
-        )
+    @property
+    def is_open(self) -> bool:
+        """Whether the link is open."""
+        return self._allocator is not None
 
     def tell(self, kind: str, **said: str) -> None:
         """Something happened here."""
@@ -472,10 +446,3 @@ class Network:
 
     def _spawn(self, work: Any) -> None:
         self.tools.spawn(work)
-
-
-_GUARDS: Mapping[ClaimState, str] = {
-    ClaimState.ANNOUNCING: "agent",
-    ClaimState.DEFENDING: "agent",
-    ClaimState.GUARDED: "container",
-}

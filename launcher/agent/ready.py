@@ -17,10 +17,10 @@ from arpipam.errors import ArpipamError, LinkError
 from arpipam.timing import RFC5227
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from ipaddress import IPv4Address
+    from collections.abc import Collection, Iterator
 
     from arpipam.claim import Claim, Conflict
+    from arpipam.pool import Pool
     from launcher.agent.network import Network
 
 OWNER = "ready"
@@ -62,12 +62,11 @@ class Ready:
         allowed = (self._network.left() + len(self._claims)) // SHARE
         return min(settings.ready + demand, max(settings.ready, settings.most_ready), allowed)
 
-    def take(self, address: IPv4Address | None = None) -> Claim | None:
-        """The one that has been ready longest, or that of this address; None where there is none."""
-        if address is None:
-            self._taken.append(time.monotonic())
-            self._poked.set()
-        claim = next((claim for claim in self._claims if address in {None, claim.address}), None)
+    def take(self, among: Pool | Collection[int] | None = None) -> Claim | None:
+        """The one that has been ready longest, of these addresses where they are named; None where there is none."""
+        self._taken.append(time.monotonic())
+        self._poked.set()
+        claim = next((claim for claim in self._claims if among is None or int(claim.address) in among), None)
         if claim is not None:
             self._claims.remove(claim)
         return claim

@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from arpipam.lab.capture import who_have
 from launcher.agent.client import AgentClient
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from arpipam.lab.host import Host
+    from arpipam.lab.stations import Station
 
 PATIENCE = 30.0
 NETWORK = "lan"
@@ -58,14 +61,20 @@ class AgentOn:
         """Of its API."""
         return AgentClient(self.socket)
 
-    def start(self) -> AgentOn:
-        """Start it, and wait until it serves."""
+    def start(self, *, wait: bool = True) -> Self:
+        """Start it, and wait until it serves unless told otherwise."""
         words = [sys.executable, "-c", _MAIN, "agent", "--config", str(self.file)]
         with self.log.open("ab") as log:
             self.process = self.host.spawn(*words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.wait(lambda: self._serves() or self.process is None or self.process.poll() is not None)
-        assert self.process.poll() is None, self.log.read_text()[-3000:]
+        if wait:
+            self.wait_served()
         return self
+
+    def wait_served(self) -> None:
+        """Until it serves."""
+        self.wait(lambda: self._serves() or self.process is None or self.process.poll() is not None)
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()[-3000:]
 
     def _serves(self) -> bool:
         try:
@@ -81,19 +90,20 @@ class AgentOn:
             self.process.wait(PATIENCE)
             self.process = None
 
-    def __enter__(self) -> AgentOn:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
         self.kill(signal.SIGTERM)
 
     @staticmethod
-    def wait(condition: Any, patience: float = PATIENCE) -> None:
-        """Until the condition holds."""
-        until = time.monotonic() + patience
+    def wait(condition: Any, patience: float = PATIENCE, told: Callable[[], str] = lambda: "") -> float:
+        """Until the condition holds; the seconds that it took. `told` says more where it never does."""
+        start = time.monotonic()
         while not condition():
-            assert time.monotonic() < until, "it never came to that"
+            assert time.monotonic() < start + patience, f"it never came to that: {told()}"
             time.sleep(0.05)
+        return time.monotonic() - start
 
     def wait_ready(self, count: int) -> None:
         """Until so many addresses are kept ready on each network."""
@@ -103,9 +113,13 @@ class AgentOn:
         """`docker network create` on the host's bridge, with the agent as the IPAM driver."""
         bridge = ["-o", f"com.docker.network.bridge.name={self.host.bridge}"]
         subnet = [] if "--subnet" in words else ["--subnet", str(self.host.interface.network)]
-        self.host.docker("network", "create", "-d", "bridge", "--ipam-driver", "arpipam", *subnet, *bridge, *words, name)
+        self.host.docker(
+            "network", "create", "-d", "bridge", "--ipam-driver", "arpipam", *subnet, *bridge, *words, name
+        )
 
-    def run(self, name: str, *words: str, network: str = NETWORK, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, name: str, *words: str, network: str = NETWORK, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """`docker run -d` of a container that does nothing for long."""
         return self.host.docker(
             "run", "-d", "--name", name, "--network", network, *words, "busybox", "sleep", "10000", check=check
@@ -119,6 +133,46 @@ class AgentOn:
     def leases(self) -> dict[str, Any]:
         """What the agent says of each address."""
         return {lease.address: lease for lease in self.client.leases()}
+
+
+def running(agent: AgentOn, network: str = NETWORK) -> dict[str, tuple[str, str]]:
+    """The containers that run on the host's network: by name the address and the MAC that the engine says."""
+    names = agent.host.docker("ps", "-q", "--filter", f"network={network}").stdout.split()
+    shown = f'{{{{with index .NetworkSettings.Networks "{network}"}}}}{{{{.IPAddress}}}} {{{{.MacAddress}}}}{{{{end}}}}'
+    form = f"{{{{.Name}}}} {shown}"
+    lines = agent.host.docker("inspect", "-f", form, *names).stdout.splitlines() if names else []
+    return {name.lstrip("/"): (address, mac) for name, address, mac in map(str.split, lines)}
+
+
+def bound(agent: AgentOn) -> dict[str, str]:
+    """The addresses, with their MACs, that the host's leases hold for containers."""
+    return {lease.address: lease.mac for lease in agent.client.leases() if lease.state == "bound" and lease.mac}
+
+
+def assert_one_holder_each(agents: Sequence[AgentOn], asker: Station, *, patience: float = PATIENCE) -> int:
+    """No address is held twice, says the wire; none is leased without its container, or has a container and no lease.
+
+    What the agents find by comparing has some time. The number of containers that run.
+    """
+    there = {agent: running(agent) for agent in agents}
+    everybody = [pair for containers in there.values() for pair in containers.values()]
+    addresses = [address for address, _ in everybody]
+    assert len(set(addresses)) == len(addresses), sorted(addresses)
+    assert not set(addresses) & {agent.host.address for agent in agents}
+    answers = who_have(asker.namespace, "eth0", addresses)
+    assert answers == {address: {mac} for address, mac in everybody}
+    for agent, containers in there.items():
+        wanted = dict(containers.values())
+        told = lambda agent=agent, wanted=wanted: f"{bound(agent)} for {wanted}: {last_lines(agent.log)}"  # noqa: E731
+        agent.wait(lambda agent=agent, wanted=wanted: bound(agent) == wanted, patience, told)
+        agent.wait(lambda agent=agent, wanted=wanted: guards(agent, wanted) <= {"container"}, patience, told)
+    return len(everybody)
+
+
+def guards(agent: AgentOn, addresses: Iterable[str]) -> set[str]:
+    """Who answers for these addresses."""
+    leases = agent.leases()
+    return {leases[address].guarded if address in leases else "nobody" for address in addresses}
 
 
 def last_lines(path: Path, count: int = 20) -> str:
