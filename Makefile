@@ -45,7 +45,7 @@ bench: install
 # New versions of the dependencies, pinned with hashes.
 lock: install
 	$(BIN)/python -m venv --clear .venv-lock && .venv-lock/bin/pip install --quiet pip-tools
-	for lock in "requirements.lock" "requirements-dev.lock --extra dev"; do \
+	for lock in "requirements.lock" "requirements-dev.lock --extra dev --extra bench"; do \
 	  .venv-lock/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o $$lock pyproject.toml || exit 1; done
 	rm -rf .venv-lock

@@ -140,7 +140,7 @@ class Claim:
         if self._ask_at is not None and now >= self._ask_at:
             self._ask()
             self._ask_at = now + self._ask_gap
-            self._ask_gap = min(2 * self._ask_gap, _ASK_SELDOM)
+            self._ask_gap = min(1.25 * self._ask_gap, _ASK_SELDOM)
         self._follow()
 
     def fail(self, error: Exception) -> None:

@@ -51,7 +51,6 @@ class FakeClaim:
         self.elapsed = 0.25
         self.conflict: str | None = None
         self.failure: Exception | None = None
-        self.bound = False
         self.done: list[Any] = []
         self.binding = asyncio.Event()
         self.binding.set()
@@ -69,7 +68,6 @@ class FakeClaim:
     async def bind(self, container: str) -> None:
         await self.binding.wait()
         self._note("bind", container)
-        self.bound = True
 
     async def announce(self) -> None:
         self._note("announce")

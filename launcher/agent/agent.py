@@ -162,8 +162,8 @@ class Agent:
         return pool.id, pool.subnet
 
     async def release_pool(self, pool: str) -> None:
-        """A network of Docker's is removed."""
-        if self._pools.release(pool).count <= 0:
+        """A network of Docker's is removed; one that is not known is removed already."""
+        if pool in self._pools.pools and self._pools.release(pool).count <= 0:
             await self._end(pool)
 
     async def request_address(self, request: AddressRequest) -> IPv4Interface:
@@ -180,9 +180,10 @@ class Agent:
         return IPv4Interface(f"{lease.address}/{lease.prefix}")
 
     async def release_address(self, pool: str, address: IPv4Address) -> None:
-        """A container has stopped, or left the network."""
-        await self._network(pool).give_back(address)
-        self.watch.look()
+        """A container has stopped, or left the network; what is not known was given back already."""
+        if pool in self._running:
+            await self._running[pool].network.give_back(address)
+            self.watch.look()
 
     # What the command line and arpipam-run ask.
 

@@ -65,10 +65,6 @@ class HeldClaim(Protocol):
     def failure(self) -> Exception | None:
         """Why the link is lost."""
 
-    @property
-    def bound(self) -> bool:
-        """Whether it belongs to a container."""
-
     def on_change(self, listener: Callable[[ClaimState], None]) -> None:
         """Call the listener at each change, on the event loop."""
 
@@ -100,6 +96,7 @@ class _Held:
         self.stream = stream
         self.lock = asyncio.Lock()
         """One thing after the other: a caller may hang up while its bind is under way."""
+        self.bound = False
         self.over = False
 
 
@@ -147,7 +144,7 @@ class ClaimApi:
             bodies.nothing(body)
             do = (lambda claim: claim.announce()) if what == "announce" else (lambda claim: claim.handed_over())
         held = self._held.get(number)
-        if held is None or not await asyncio.shield(self._goings.do(_done(held, do, last=what == "release"))):
+        if held is None or not await asyncio.shield(self._goings.do(_done(held, what, do))):
             text = f"claim {number} is held for no caller: it was released, or its connection is closed"
             return answers.error(answers.NOT_FOUND, text, InputError.exit_status)
         return web.json_response({})
@@ -178,13 +175,14 @@ def _tell_of(held: _Held) -> None:
     )
 
 
-async def _done(held: _Held, do: Callable[[HeldClaim], Coroutine[Any, Any, None]], *, last: bool) -> bool:
+async def _done(held: _Held, what: str, do: Callable[[HeldClaim], Coroutine[Any, Any, None]]) -> bool:
     """Whether it was done; not where the claim is over."""
     async with held.lock:
         if held.over:
             return False
         await do(held.claim)
-        held.over = last
+        held.bound |= what == "bind"
+        held.over = what == "release"
     return True
 
 
@@ -194,9 +192,10 @@ async def _let_go(held: _Held) -> None:
         if held.over:
             return
         held.over = True
+        if held.bound:
+            return
         try:
-            if not held.claim.bound:
-                await held.claim.release(QUARANTINE)
+            await held.claim.release(QUARANTINE)
         except ArpipamError as error:
             _log.warning("address %s, whose caller is gone, is not released: %s", held.claim.address, one_line(error))
         except Exception:  # noqa: BLE001 - nobody is left whom it would tell anything

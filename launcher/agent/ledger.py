@@ -76,7 +76,8 @@ class Ledger:
                 await self._learn(network, held, endpoint, view)
         for address, held in list(network.held.items()):
             if address not in endpoints and self._is_over(held, view):
-                kind = "released" if held.idle_since is not None else "leaked"
+                leaked = held.idle_since is None and network.pool.count  # arpipam-run's are given back by nobody else
+                kind = "leaked" if leaked else "released"
                 await network.release(address, kind)
 
     async def _learn(self, network: Network, held: Held, endpoint: Endpoint, view: View) -> None:

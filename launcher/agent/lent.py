@@ -165,7 +165,8 @@ class AgentClaim:
 
     async def announce(self) -> None:
         """The container runs: its neighbours shall know."""
-        await asyncio.to_thread(self._claim.announce)
+        self._claim.announce_soon()
+        self._claim.await_owner()
 
     async def handed_over(self) -> None:
         """The container is known to answer for itself, though that cannot be heard."""

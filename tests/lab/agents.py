@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from itertools import combinations, count
 from typing import TYPE_CHECKING, Any, Self
 
 from arpipam.lab.capture import who_have
@@ -15,12 +20,17 @@ from launcher.agent.client import AgentClient
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+    from types import TracebackType
 
     from arpipam.lab.host import Host
     from arpipam.lab.stations import Station
 
 PATIENCE = 30.0
 NETWORK = "lan"
+THREADS = 2
+"""On each host; docker's client and the engine need most of the processors."""
+KEPT = 3
+"""Containers of one thread that run at one time."""
 _MAIN = "from launcher.cli import main; main()"
 
 
@@ -133,6 +143,112 @@ class AgentOn:
     def leases(self) -> dict[str, Any]:
         """What the agent says of each address."""
         return {lease.address: lease for lease in self.client.leases()}
+
+
+@dataclass
+class Life:
+    """When a container surely had its address: from after `docker run` to before `docker rm`, monotonic seconds."""
+
+    agent: AgentOn
+    name: str
+    address: str
+    since: float
+    until: float | None = None
+
+
+class Load:
+    """Containers come and go on all hosts, in threads, as long as the context lasts; what fails meanwhile is counted by what docker says."""
+
+    def __init__(self, agents: Sequence[AgentOn], *words: str) -> None:
+        self.lives: list[Life] = []
+        self.failures: Counter[str] = Counter()
+        self.started = 0
+        self._words = words
+        self._ending = threading.Event()
+        self._lock = threading.Lock()
+        self._broken: list[BaseException] = []
+        self._threads = [
+            threading.Thread(target=self._run, args=(agent, number)) for agent in agents for number in range(THREADS)
+        ]
+
+    def ended(self, agent: AgentOn) -> None:
+        """All containers of that host may have ended."""
+        with self._lock:
+            for life in self.lives:
+                if life.agent is agent and life.until is None:
+                    life.until = time.monotonic()
+
+    def overlapping(self) -> list[tuple[Life, Life]]:
+        """Two that had the same address at the same time."""
+        far = float("inf")
+        return [
+            (one, other)
+            for one, other in combinations(self.lives, 2)
+            if one.address == other.address and max(one.since, other.since) < min(one.until or far, other.until or far)
+        ]
+
+    def _run(self, agent: AgentOn, number: int) -> None:
+        try:
+            self._come_and_go(agent, number)
+        except BaseException as error:
+            self._broken.append(error)
+            raise
+
+    def _come_and_go(self, agent: AgentOn, number: int) -> None:
+        mine: deque[Life] = deque()
+        for turn in count():
+            if self._ending.is_set():
+                return
+            name = f"c{number}-{turn}"
+            done = agent.run(name, *self._words, check=False)
+            if done.returncode:
+                self._failed(done.stderr)
+                self._remove(agent, name)
+                continue
+            try:
+                life = Life(agent, name, agent.address(name), time.monotonic())
+            except RuntimeError as error:  # the engine was killed between the two
+                self._failed(str(error))
+                self._remove(agent, name)
+                continue
+            with self._lock:
+                self.started += 1
+                if life.address:  # it is none while the engine brings the container up again
+                    self.lives.append(life)
+            mine.append(life)
+            if len(mine) > KEPT:
+                oldest = mine.popleft()
+                oldest.until = oldest.until or time.monotonic()
+                self._remove(agent, oldest.name)
+
+    def _remove(self, agent: AgentOn, name: str) -> None:
+        """Also one that was created and never ran."""
+        while True:
+            done = agent.host.docker("rm", "-f", name, check=False)
+            if done.returncode == 0 or "No such container" in done.stderr:
+                return
+            self._failed(done.stderr)
+            time.sleep(0.2)
+
+    def _failed(self, said: str) -> None:
+        lines = [line for line in said.splitlines() if line.strip() and "--help" not in line] or ["?"]
+        with self._lock:
+            self.failures[
+                re.sub(r"[0-9a-f]{12,}|c\d+-\d+|[0-9.:]+(/\d+)?|\S*docker.sock\S*", "_", lines[-1])[:300]
+            ] += 1
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        for thread in self._threads:
+            thread.join()
+        assert error or not self._broken, self._broken
 
 
 def running(agent: AgentOn, network: str = NETWORK) -> dict[str, tuple[str, str]]:
