@@ -10,9 +10,11 @@ import asyncio
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
+from arpipam import arp
 from arpipam.acd import Policy
 from arpipam.allocator import Allocator
 from arpipam.claim import ClaimState
@@ -68,6 +70,7 @@ class Network:
         self.pool = pool
         self.settings = settings
         self.held: dict[IPv4Address, Held] = {}
+        self._by_mac: dict[str, Held] = {}
         self.lending = Lending(self)
         self.ready = Ready(self)
         self.tools = tools
@@ -85,7 +88,7 @@ class Network:
         self._pulse: Pulse | None = None
         self._required: Mapping[IPv4Address, str] = {}
         self._kept: tuple[str, ...] = ()
-        self._own_macs: frozenset[bytes] = frozenset()
+        self._own_macs: set[bytes] = set()
         self._left: tuple[float, int] = (-_TABLE, 0)
 
     # The link.
@@ -122,7 +125,6 @@ class Network:
         self._allocator = allocator
         self.audible = allocator.link.is_bridge
         await asyncio.to_thread(self._adopt_all, allocator)
-        self._see_own()
         await asyncio.to_thread(allocator.driver.watch, self._seen)
         self._take_pulse(allocator)
         self.reason, self.failed = "", False
@@ -157,6 +159,8 @@ class Network:
         self.opened.clear()
         allocator, self._allocator, self._pulse = self._allocator, None, None
         self.held.clear()
+        self._by_mac.clear()
+        self._own_macs.clear()
         if allocator is not None:
             await asyncio.to_thread(allocator.__exit__, None, None, None)
 
@@ -232,10 +236,12 @@ class Network:
 
         job: Job[Claim] = await asyncio.to_thread(start)
         try:
-            return await asyncio.wrap_future(job.future)
+            claim = await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
             allocator.cancel(job)
             raise
+        self.mine(claim.mac)
+        return claim
 
     def partitioned(self) -> str:
         """Why nothing is searched, in one line."""
@@ -250,7 +256,7 @@ class Network:
         """An address for a container that has this MAC: a ready one, or the given one if nobody has it."""
         started = time.monotonic()
         how: How = "search" if address is None else "given"
-        held = self._repeated(mac, address) or self._own(address)
+        held = self._repeated(mac, address) or self._own(mac, address)
         if held is not None:
             claim = held.claim
         elif address is None and (taken := self.ready.take()) is not None:
@@ -262,8 +268,10 @@ class Network:
         else:
             claim = await self.claim(PENDING, None, mac)
         try:
-            owner = claim.lease.owner if address in self.lending else PENDING
-            lease = await asyncio.to_thread(self.tools.leases.hand_out, claim.lease.id, mac, owner, PENDING)
+            owner, container = PENDING, PENDING
+            if address in self.lending or (held is not None and held.claim.mac == mac):  # arpipam-run has told us whose
+                owner, container = claim.lease.owner, claim.lease.container or PENDING
+            lease = await asyncio.to_thread(self.tools.leases.hand_out, claim.lease.id, mac, owner, container)
         except BaseException:
             if held is None and address not in self.lending:
                 await asyncio.to_thread(claim.release)
@@ -276,34 +284,44 @@ class Network:
 
     def _repeated(self, mac: str, address: IPv4Address | None) -> Held | None:
         """What the same request was answered a moment ago: Docker repeats one whose answer it did not get."""
-        for held in self.held.values():
-            lease = held.claim.lease
-            fresh = lease.container == PENDING and time.time() - lease.changed < GRACE
-            if held.idle_since is None and fresh and lease.mac == mac and address in {None, lease.address}:
-                return held
-        return None
+        held = self._by_mac.get(mac)
+        if held is None or held.idle_since is not None or self.held.get(held.claim.address) is not held:
+            return None
+        lease = held.claim.lease
+        fresh = lease.container == PENDING and time.time() - lease.changed < GRACE
+        return held if fresh and address in {None, lease.address} else None
 
-    def _own(self, address: IPv4Address | None) -> Held | None:
-        """A lease of ours for the address, if its container has stopped; AddressInUseError if it has not."""
+    def _own(self, mac: str, address: IPv4Address | None) -> Held | None:
+        """A lease of ours for the address, if its container does not run; AddressInUseError if it does."""
         held = None if address is None else self.held.get(address)
         if held is None:
             return None
-        lease = held.claim.lease
-        if held.idle_since is None and not self.tools.ledger.stopped(lease):
+        lease, ledger = held.claim.lease, self.tools.ledger
+        starting = lease.mac == mac and not ledger.attached(lease)  # arpipam-run's, which has told us of it already
+        if held.idle_since is None and not starting and not ledger.stopped(lease):
             whose = "a container that is being started" if lease.container == PENDING else lease.owner
             raise AddressInUseError(f"{self.pool.interface}: {address} belongs to {whose} on this host; take another")
         return held
 
     def _keep(self, claim: Claim, policy: Policy, lease: Lease | None = None) -> None:
         """Defend it from now on for whoever has the lease, until that one answers for itself."""
-        held = Held(claim)
-        self.held[claim.address] = held
-        claim.hand_out(lease or claim.lease, policy)
+        lease = lease or claim.lease
+        held = self.held.get(claim.address)
+        self._forget(claim.mac)
+        if held is None or held.claim is not claim:
+            held = Held(claim)
+            claim.on_change(partial(self._soon, self._changed, held))
+            claim.on_conflict(partial(self._soon, self._met, held))
+        held.idle_since = None
+        self.held[claim.address] = self._by_mac[lease.mac] = held
+        self.mine(lease.mac)
+        claim.hand_out(lease, policy)
         if self.audible:
             claim.await_owner()
-        claim.on_change(lambda state: self._soon(self._changed, held, state))
-        claim.on_conflict(lambda conflict: self._soon(self._met, held, conflict))
-        self._see_own()
+
+    def _forget(self, mac: str) -> None:
+        self._by_mac.pop(mac, None)
+        self.not_mine(mac)
 
     def guard_for(self, claim: Claim, lease: Lease) -> None:
         """A claim that was made for somebody else is a container's now."""
@@ -340,8 +358,8 @@ class Network:
         held = self.held.pop(address, None)
         if held is None:
             return
-        self._see_own()
         claim = held.claim
+        self._forget(claim.lease.mac)
         quarantine = self.tools.config.agent.quarantine
         if self._allocator is None:
             await asyncio.to_thread(self.tools.leases.release, claim.lease.id, quarantine=quarantine)
@@ -405,14 +423,17 @@ class Network:
 
     def _seen(self, packet: ArpPacket, now: float) -> None:  # noqa: ARG002 - stations are remembered by the calendar
         """A packet on the link; on the driver's thread."""
-        if packet.sender_mac not in self._own_macs:
-            self.stations.see(packet.sender_ip, packet.sender_mac, time.time())
+        mac = packet.sender_mac
+        if mac not in self._own_macs and self._allocator is not None and mac not in self._allocator.link.local_macs:
+            self.stations.see(packet.sender_ip, mac, time.time())
 
-    def _see_own(self) -> None:
-        local = frozenset() if self._allocator is None else self._allocator.link.local_macs
-        claims = [held.claim for held in self.held.values()] + list(self.ready)
-        self._own_macs = local | {bytes.fromhex(claim.mac.replace(":", "")) for claim in claims}
-        self._left = (-_TABLE, 0)
+    def mine(self, mac: str) -> None:
+        """A MAC of ours: it is no station."""
+        self._own_macs.add(arp.mac_bytes(mac))
+
+    def not_mine(self, mac: str) -> None:
+        """It is ours no more."""
+        self._own_macs.discard(arp.mac_bytes(mac))
 
     def left(self) -> int:
         """Addresses of the pool that nobody is known to use."""

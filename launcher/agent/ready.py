@@ -147,5 +147,6 @@ class Ready:
 
     async def _give_back(self, claim: Claim, quarantine: float) -> None:
         self._drop(claim)
+        self._network.not_mine(claim.mac)
         with suppress(LinkError):
             await asyncio.to_thread(claim.release, quarantine)
