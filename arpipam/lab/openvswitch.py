@@ -38,9 +38,9 @@ class OpenVSwitch:
         self.vsctl("show")
 
     def vsctl(self, *words: str) -> str:
-        """Run ovs-vsctl against this host's database."""
+        """Run ovs-vsctl against this host's database, which need not listen yet."""
         return self._namespace.run(
-            "ovs-vsctl", f"--db={self.database}", "--timeout=20", *words, env=os.environ | self.env
+            "ovs-vsctl", f"--db={self.database}", "--timeout=20", "--retry", *words, env=os.environ | self.env
         )
 
     def _spawn(self, program: str, *words: str) -> None:

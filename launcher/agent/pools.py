@@ -124,6 +124,6 @@ class PoolStore:
             yield
         except (sqlite3.DatabaseError, ValueError) as error:
             raise LeaseError(
-                f"pools {self._path}: {error}; is the disk full or read-only? a damaged file may be moved away: the ids "
-                "that Docker has say what was in it"
+                f"pools {self._path}: {error}; is the disk full or read-only? a damaged file may be moved away: the "
+                "ids that Docker has say what was in it"
             ) from None
