@@ -122,10 +122,8 @@ def _show(said: Status) -> None:
 @click.option("--recent", is_flag=True, help="Show first what happened of late (at most 1,000 events are kept).")
 def watch(client: AgentClient, *, as_json: bool, recent: bool) -> int:
     """Show conflicts, partitions, and what becomes of addresses, as it happens, until interrupted."""
-    output = Output(
-        ["at", "kind", "interface", "address", "mac", "other", "owner", "text"], as_json=as_json, table=False
-    )  # it has no end
-    person = sys.stdout.isatty() and not as_json
+    output = Output(["at", "kind", "interface", "address", "mac", "other", "owner", "text"], as_json=as_json)
+    person = sys.stdout.isatty() and not as_json  # whom a table would never reach: it has no end
     with client.events(recent=recent) as events:
         for event in events:
             if person:

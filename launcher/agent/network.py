@@ -21,6 +21,7 @@ from arpipam.claim import ClaimState
 from arpipam.errors import AddressInUseError, ArpipamError, LinkError, UnknownError
 from arpipam.leases import State
 from arpipam.pulse import Pulse
+from arpipam.timing import RFC5227
 from arpipam.trial import dotted
 from launcher.agent.lent import Lending
 from launcher.agent.ready import Ready
@@ -46,6 +47,7 @@ GATEWAY = "gateway"
 RESERVED = "reserved"
 """The owner of one that Docker named without a MAC: an auxiliary address, or a container's from before we knew it."""
 POLICIES = {"defend": Policy.ALWAYS, "report": Policy.REPORT, "move": Policy.REPORT}
+OPENING = 40.0  # s that a request waits for a link that is being opened: spanning tree may hold it for 35
 REOPEN = 1.0  # s between two tries to open a link
 GRACE = 60.0  # s that Docker gets from an address to a container that shows it; a repeated request is told by it too
 BURST = 100  # claims that are announced at one go after a cut
@@ -122,11 +124,15 @@ class Network:
         self._required, self._kept = await asyncio.to_thread(self.tools.declared, self.pool, self.settings)
         allocator = Allocator(self.pool.interface, **self.options())
         await asyncio.to_thread(allocator.__enter__)
-        self._allocator = allocator
-        self.audible = allocator.link.is_bridge
-        await asyncio.to_thread(self._adopt_all, allocator)
-        await asyncio.to_thread(allocator.driver.watch, self._seen)
-        self._take_pulse(allocator)
+        try:
+            self.audible = allocator.link.is_bridge
+            await asyncio.to_thread(self._adopt_all, allocator)
+            await asyncio.to_thread(allocator.driver.watch, self._seen)
+            self._take_pulse(allocator)
+        except BaseException:
+            await asyncio.to_thread(allocator.__exit__, None, None, None)
+            raise
+        self._allocator = allocator  # from now on addresses are handed out
         self.reason, self.failed = "", False
         self.opened.set()
 
@@ -211,12 +217,14 @@ class Network:
 
     async def _announce_all(self) -> None:
         """After a cut: whoever took an address of ours meanwhile shall hear of it now, and so shall we."""
-        claims = [held.claim for held in self.held.values()] + list(self.ready)
-        for start in range(0, len(claims), BURST):
-            for claim in claims[start : start + BURST]:
-                with suppress(LinkError):
-                    claim.announce_soon()
-            await asyncio.sleep(0.01)
+        for _ in range(RFC5227.announce_num):
+            claims = [held.claim for held in self.held.values()] + list(self.ready)
+            for start in range(0, len(claims), BURST):
+                for claim in claims[start : start + BURST]:
+                    with suppress(LinkError):
+                        claim.announce_soon()
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(RFC5227.announce_interval)
 
     # Claims.
 
@@ -254,6 +262,9 @@ class Network:
 
     async def hand_out(self, mac: str, address: IPv4Address | None) -> Lease:
         """An address for a container that has this MAC: a ready one, or the given one if nobody has it."""
+        if not self.opened.is_set() and not self.failed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.opened.wait(), OPENING)
         started = time.monotonic()
         how: How = "search" if address is None else "given"
         held = self._repeated(mac, address) or self._own(mac, address)
