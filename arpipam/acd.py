@@ -222,11 +222,11 @@ class Acd:
 
     def rename(self, mac: bytes) -> None:
         """The address we answer for goes to another MAC of ours: say so at once."""
+        self._step(Input.ANNOUNCE_DUE)
         self._former = {*self._former, self.mac} - {mac}
         self.mac = mac
         self.outbox.clear()
         self._announcements = 0
-        self._step(Input.ANNOUNCE_DUE)
         if self.state is State.GUARDING:
             self.outbox.put(arp.announcement(self.mac, self.address, self.since))
         else:

@@ -265,8 +265,7 @@ class Allocator:
 
         def finish() -> Claim:
             acd = self._result(search).acd
-            acd.claim()
-            return self._hold(acd, held.pop(acd.address), self._found(search))
+            return self._hold(acd, acd.claim, held.pop(acd.address), self._found(search))
 
         def abandon() -> None:
             for candidate in list(held):
@@ -284,8 +283,7 @@ class Allocator:
             now = self._link.now()
             local = self._terms.local_macs
             acd = Acd(int(lease.address), mac, evidence, rng=self._rng, now=now, local_macs=local)
-            acd.adopt()
-            return self._hold(acd, lease, found)
+            return self._hold(acd, acd.adopt, lease, found)
 
         return self._driver.call(adopt).result()
 
@@ -306,17 +304,18 @@ class Allocator:
             if outcome.verdict is not Verdict.FREE:
                 raise self._error(address, outcome)
             acd = check.acds[int(address)]
-            acd.claim()
             elapsed = self._link.now() - check.started
             found = Found(address, self.pool.prefix, lease.mac, elapsed, 1, 0, outcome.miss_probability)
-            return self._hold(acd, lease, found)
+            return self._hold(acd, acd.claim, lease, found)
 
         return self._driver.run(check, finish, lambda: store.forget(lease.id), Claim.discard)
 
     # Parts of these.
 
-    def _hold(self, acd: Acd, lease: Lease, found: Found) -> Claim:
-        """Defend from now on."""
+    def _hold(self, acd: Acd, take: Callable[[], None], lease: Lease, found: Found) -> Claim:
+        """Announce it, and since when it is ours; defend it from now on."""
+        acd.since = round(lease.created * 1_000_000)
+        take()
         claim = Claim(acd, lease, found, driver=self._driver, store=self.leases, asker=self._terms.own_address)
         self._driver.hold(acd.address, claim)
         return claim

@@ -98,7 +98,6 @@ class Claim:
         self._conflict_listeners: list[Callable[[Conflict], None]] = []
         self._ask_at: float | None = None
         self._ask_gap = _ASK_EVERY
-        acd.since = round(lease.created * 1_000_000)
 
     # What the driver calls, on its thread.
 
@@ -199,6 +198,8 @@ class Claim:
             self.lease, self.mac = lease, lease.mac
             self._acd.policy = policy
             self.answered.clear()
+            if self._acd.state is State.GUARDING:  # whoever had it until now is gone
+                self._acd.take_over()
             if arp.mac_bytes(lease.mac) != self._acd.mac:
                 self._acd.rename(arp.mac_bytes(lease.mac))
             self._follow()

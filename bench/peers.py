@@ -1,126 +1,191 @@
-"""Beside others: one free and one used address against arping, a scan of a /24 and a /16 against arp-scan.
+"""Others who find out whether an address is free, driven as their users drive them.
 
-Whole commands are timed, as a user waits for them; for arpipam also the library with its link open, without the start
-of Python. arping and arp-scan make no statement about loss; arpipam probes until it can.
+Each answers one question, "is this address free?", or sweeps a subnet. What cannot be driven honestly in a network
+namespace is left out, and `LEFT_OUT` says why.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import sys
+import os
+import re
+import select
+import subprocess
 import time
-from pathlib import Path
+from contextlib import suppress
 from shutil import which
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-
-from arpipam import Allocator, Verdict
-from arpipam.lab import Lab
+from scapy.config import conf
+from scapy.layers.l2 import ARP, Ether
+from scapy.sendrecv import srp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from subprocess import CompletedProcess
-    from typing import Any
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
-    from arpipam.lab import Host
+    from arpipam.lab import Namespace
 
-T = TypeVar("T")
-
-TOOL = str(Path(sys.executable).parent / "arpipam")
-WIDTH = 100
-TRIES = 3
-FREE, USED, WITNESS = "10.50.0.9", "10.50.10.130", "10.50.0.2"
-PACE = 50_000
-"""Frames a second for the /16: at its default pace arp-scan takes minutes, and arpipam half a minute."""
-BITS = 64 * 8
-"""Of a minimum-size frame, as arp-scan counts."""
-SCANS = {"10.50.10.0/24": 64, "10.50.0.0/16": 64 + 16384 + 2}
-"""Stations that are there."""
+LEFT_OUT = (
+    "NetworkManager and systemd-networkd: their address conflict detection runs only inside services that want D-Bus "
+    "or an init of their own, and the whole machine's interfaces; n-acd, which NetworkManager uses, is in no package.",
+)
+ARP_SCAN_FAST = ("--bandwidth=1000000000", "--timeout=200", "--retry=1")
+"""One request for each address, as fast as the kernel takes them, and 200 ms for the last answer."""
+AVAHI_SUBNET = "169.254.0.0/16"
+"""avahi-autoipd knows no other."""
+_UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+_PATIENCE = 30.0
 
 
-def median_time(action: Callable[[str], T], subject: str, tries: int = TRIES) -> tuple[float, T]:
-    """The median of some tries in seconds, and what the last of them gave back."""
-    times = []
-    for _ in range(tries):
-        started = time.monotonic()
-        result = action(subject)
-        times.append(time.monotonic() - started)
-    return statistics.median(times), result
+class Said(NamedTuple):
+    """A verdict on one address, and the seconds that it took."""
+
+    free: bool
+    seconds: float
 
 
-def one_address(host: Host) -> list[dict[str, Any]]:
-    """How long the verdict on one address takes."""
-
-    def command(*words: str) -> Callable[[str], bool]:
-        return lambda address: host.command(*words, address).returncode == 0
-
-    rows: list[dict[str, Any]] = []
-    with host.namespace.inside(), Allocator(host.bridge, witnesses=[WITNESS]) as allocator:
-        calls_free = {
-            "arping -D -c 1 -w 1": command("arping", "-D", "-I", host.bridge, "-c", "1", "-w", "1"),
-            "arping -D -c 3": command("arping", "-D", "-I", host.bridge, "-c", "3"),
-            "arpipam probe": command(TOOL, "probe", "--witness", WITNESS),
-            "arpipam, the library": lambda address: allocator.probe([address])[0].verdict is Verdict.FREE,
-        }
-        for tool, way in calls_free.items():
-            for address in (FREE, USED):
-                seconds, free = median_time(way, address)
-                task = f"one {'used' if address == USED else 'free'} address"
-                rows.append({"task": task, "tool": tool, "seconds": seconds, "right": free == (address == FREE)})
-    return rows
+def missing(*programs: str) -> list[str]:
+    """Those that are not installed, as notes for the report."""
+    return [f"{name} is not installed, so it takes no part." for name in programs if which(name) is None]
 
 
-def scans(host: Host) -> list[dict[str, Any]]:
-    """How long a scan takes, and how many of the stations it finds."""
+def arping(namespace: Namespace, interface: str, address: str, count: int, wait: int | None = None) -> Said:
+    """`arping -D`, of iputils: the article's Option 1 for one address. Exit status 0 is "free"."""
+    words = [*_arping(interface, count, wait), address]
+    started = time.perf_counter()
+    done = subprocess.run(namespace.enter(*words), check=False, capture_output=True)
+    return Said(done.returncode == 0, time.perf_counter() - started)
 
-    def command(*words: str) -> Callable[[str], CompletedProcess[str]]:
-        return lambda subnet: host.command(*words, subnet, check=True)
 
-    rows: list[dict[str, Any]] = []
-    for subnet, there in SCANS.items():
-        large = subnet.endswith("/16")
-        tools = {"arpipam scan": command(TOOL, "scan", *(["--rate", str(PACE)] if large else []))}
-        if which("arp-scan"):
-            pace = [f"--bandwidth={PACE * BITS}"] if large else []
-            tools["arp-scan"] = command("arp-scan", "-q", "-x", "-I", host.bridge, *pace)
-        for tool, way in tools.items():
-            seconds, done = median_time(way, subnet, 1 if large else TRIES)
-            found = len({line.split()[0] for line in done.stdout.splitlines() if line.strip()})
-            task = f"scan of a /{subnet.partition('/')[2]}" + (f" at {PACE} frames/s" if large else "")
-            right = found == there
-            rows.append(
-                {"task": task, "tool": tool, "seconds": seconds, "right": right, "found": found, "there": there}
+def arping_first(
+    namespace: Namespace, interface: str, addresses: Iterable[str], count: int, wait: int | None, limit: float
+) -> tuple[str | None, float]:
+    """One after the other over the candidates until one is free, in one shell; None after `limit` seconds."""
+    probe = " ".join(_arping(interface, count, wait))
+    script = f'while read address; do if {probe} "$address"; then echo "$address"; exit; fi; done'
+    started = time.perf_counter()
+    try:
+        done = subprocess.run(
+            namespace.enter("sh", "-c", script),
+            input="\n".join(addresses) + "\n",
+            text=True,
+            check=False,
+            capture_output=True,
+            timeout=limit,
+        )
+    except subprocess.TimeoutExpired:
+        return None, limit
+    return done.stdout.strip() or None, time.perf_counter() - started
+
+
+def _arping(interface: str, count: int, wait: int | None) -> list[str]:
+    return ["arping", "-D", "-q", "-I", interface, "-c", str(count), *([] if wait is None else ["-w", str(wait)])]
+
+
+def arp_scan(interface: str, subnet: str, *options: str) -> set[str]:
+    """The stations that arp-scan finds from here (to be called inside the namespace)."""
+    words = ["arp-scan", "-q", "-x", "-I", interface, *options, subnet]
+    done = subprocess.run(words, check=True, text=True, capture_output=True)
+    return {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
+
+
+def scapy_srp(interface: str, subnet: str, timeout: float, retry: int = 0) -> set[str]:
+    """The stations that scapy's `srp` finds from here, as its manual's `arping()` calls it (inside the namespace)."""
+    conf.ifaces.reload()
+    answered, _ = srp(
+        Ether(dst="ff:ff:ff:ff:ff:ff") / ARP(pdst=subnet), timeout=timeout, retry=retry, iface=interface, verbose=0
+    )
+    return {str(answer.psrc) for _, answer in answered}
+
+
+def dhcpcd(namespace: Namespace, interface: str, address: str) -> Said:
+    """`dhcpcd -S ip_address=…`: a static address, which it probes by RFC 5227 before it takes it."""
+    folders = "mount -t tmpfs none /run && mount -t tmpfs none /var/lib/dhcpcd"
+    program = f"exec dhcpcd -B -4 -d -t 0 --noipv4ll -f /dev/null -c /bin/true -S ip_address={address} {interface}"
+    words = [*_UNSHARE, "sh", "-ec", f"{folders} && {program}"]
+    said = _watch(namespace, words, free=r"DAD completed", used=r"DAD detected")
+    _forget(namespace, interface, address)
+    return said
+
+
+def avahi_autoipd(namespace: Namespace, interface: str, address: str) -> Said:
+    """avahi-autoipd told to start with one address of 169.254/16: it keeps it, or tries another."""
+    folders = "mount -t tmpfs none /run && mount -t tmpfs none /var/lib && mkdir -p /run/avahi-autoipd"
+    program = (
+        f"mkdir -p /var/lib/avahi-autoipd && exec avahi-autoipd --debug --no-drop-root --no-chroot --no-proc-title "
+        f"--force-bind --script=/bin/true -S {address} {interface}"
+    )
+    return _watch(
+        namespace,
+        [*_UNSHARE, "sh", "-ec", f"{folders} && {program}"],
+        free=rf"Callout BIND, address {re.escape(address)}\b",
+        used=r"Received conflicting|Trying address",
+    )
+
+
+class Udhcp:
+    """busybox's udhcpc with `-a`: one probe for the address that a DHCP server leased to it.
+
+    The server is busybox's udhcpd on another station, and leases only that address. The conversation with it is not
+    counted: the clock starts when the lease is there.
+    """
+
+    def __init__(self, server: Namespace, server_address: str, directory: Path) -> None:
+        self._server, self._server_address, self._directory = server, server_address, directory
+
+    def __call__(self, namespace: Namespace, interface: str, address: str, milliseconds: int) -> Said:
+        """Lease the address and check it."""
+        folder = self._directory / f"udhcpd-{namespace.name}"
+        folder.mkdir(exist_ok=True)
+        (folder / "leases").write_bytes(b"")
+        ours = [f"start {address}", f"end {address}", "max_leases 1", "interface eth0", "option subnet 255.255.255.0"]
+        files = [f"lease_file {folder}/leases", f"pidfile {folder}/pid"]
+        (folder / "conf").write_text("\n".join([*ours, *files, ""]))
+        words = ["busybox", "udhcpd", "-f", "-I", self._server_address, str(folder / "conf")]
+        serving = subprocess.Popen(self._server.enter(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            return _watch(
+                namespace,
+                ["busybox", "udhcpc", f"-a{milliseconds}", "-f", "-q", "-n", "-i", interface, "-s", "/bin/true"],
+                since=r"lease of \S+ obtained",
+                used=r"declining",
             )
-    return rows
+        finally:
+            serving.kill()
+            serving.wait()
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    as_json = parser.parse_args().json
-    with Lab() as lab:
-        wire = lab.wire()
-        host = lab.host("host1", wire, "10.50.0.1/16")
-        lab.start()
-        lab.station("gateway", wire, f"{WITNESS}/16", crowd="10.50.10.128/26")
-        lab.station("crowd", wire, "10.50.0.3/16", crowd="10.50.128.0/18")
-        results = one_address(host) + scans(host)
-    if not which("arp-scan"):
-        print("peers: arp-scan is not installed, so the scans stand alone (make bench installs it)", file=sys.stderr)
-    table = Table("task", "tool", "median", "right", title="beside others")
-    for row in results:
-        if as_json:
-            print(json.dumps({"bench": "peers"} | row))
-        found = f"{row['found']} of {row['there']} stations" if "found" in row else "yes" if row["right"] else "NO"
-        table.add_row(row["task"], row["tool"], f"{row['seconds']:.3f} s", found)
-    if not as_json:
-        Console(width=WIDTH).print(table)
+def _watch(namespace: Namespace, words: Sequence[str], *, used: str, free: str = "", since: str = "") -> Said:
+    """Read what a program says until a verdict is in it; without a word for "free", its good end is that."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        namespace.enter(*words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout is not None  # noqa: S101 - a pipe, as asked for
+    said = ""
+    try:
+        while time.perf_counter() - started < _PATIENCE:
+            if select.select([process.stdout], [], [], 1)[0]:
+                new = os.read(process.stdout.fileno(), 65536).decode(errors="replace")
+                said += new
+                if since and re.search(since, said):
+                    started, since = time.perf_counter(), ""
+                if re.search(used, said):
+                    return Said(free=False, seconds=time.perf_counter() - started)
+                if free and re.search(free, said):
+                    return Said(free=True, seconds=time.perf_counter() - started)
+                if not new:
+                    break
+        if not free and not since and process.wait(_PATIENCE) == 0:
+            return Said(free=True, seconds=time.perf_counter() - started)
+        raise RuntimeError(f"{words[-1]}: no verdict: {said[-500:]}")
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
-if __name__ == "__main__":
-    main()
+def _forget(namespace: Namespace, interface: str, address: str) -> None:
+    """What a program configured is taken away again."""
+    with suppress(RuntimeError):
+        namespace.ip([f"addr flush dev {interface} to {address.partition('/')[0]}"])

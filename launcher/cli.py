@@ -14,15 +14,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from launcher.agent.cli import SOCKET, agent, agent_leases, stations, watch
-from launcher.agent.client import DEFAULT_SOCKET, running
+from launcher.agent.cli import agent, agent_leases, stations, watch
+from launcher.agent.client import running
 from launcher.fabric import fabric
-from launcher.options import ADDRESS, DEFAULT_STATE_DIR, INTERRUPTED, Options, execute, make_allocator, shared_options
+from launcher.options import (
+    ADDRESS,
+    DEFAULT_SOCKET,
+    DEFAULT_STATE_DIR,
+    INTERRUPTED,
+    Options,
+    execute,
+    make_allocator,
+    shared_options,
+)
 from launcher.output import Output
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
-    from pathlib import Path
 
     from arpipam.allocator import Allocator
     from arpipam.claim import ClaimState
@@ -173,16 +181,14 @@ _ENDED = {"conflict": 1, "link lost": 3}
 
 
 @arpipam.command()
-@SOCKET
 @shared_options
-def leases(options: Options, socket: Path | None) -> int:
+def leases(options: Options) -> int:
     """List the leases of this host: as the agent has them, where it runs and no other folder is named.
 
     Else those whose container or process is gone are released first.
     """
-    socket = socket or DEFAULT_SOCKET
-    if options.state_dir == DEFAULT_STATE_DIR and running(socket):
-        return agent_leases(socket, as_json=options.json)
+    if (options.state_dir == DEFAULT_STATE_DIR or options.socket != DEFAULT_SOCKET) and running(options.socket):
+        return agent_leases(options.socket, as_json=options.json)
     from arpipam.allocator import may_exist  # noqa: PLC0415 - as all that takes time to load
     from arpipam.leases import SqliteLeaseStore  # noqa: PLC0415 - as all that takes time to load
     from launcher.engine import Engine, EngineError, reconcile  # noqa: PLC0415

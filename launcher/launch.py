@@ -32,7 +32,6 @@ from launcher.options import Options, complain, make_allocator
 if TYPE_CHECKING:
     from collections.abc import Callable
     from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-    from pathlib import Path
 
     from arpipam.claim import Claim
     from launcher.agent.remote import RemoteClaim
@@ -68,9 +67,9 @@ class Wish:
 class Launch:
     """One `arpipam-run`. `run` returns its exit status, or raises ArpipamError when docker was not even started."""
 
-    def __init__(self, options: Options, wish: Wish, agent: Path) -> None:
+    def __init__(self, options: Options, wish: Wish) -> None:
         self._options = options
-        self._agent = AgentClient(agent) if running(agent) else None
+        self._agent = AgentClient(options.socket) if running(options.socket) else None
         self._wish = wish
         self._client = Client()
         self._engine: Engine

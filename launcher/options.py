@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_INTERFACE = "docker0"
 DEFAULT_FABRIC = Path("/etc/arpipam/fabric.toml")
 DEFAULT_STATE_DIR = Path("/var/lib/arpipam")
+DEFAULT_SOCKET = Path("/run/docker/plugins/arpipam.sock")
 DEFAULT_MISS_PROBABILITY = 1e-6
 DEFAULT_RATE = 5000  # frames a second: what a real LAN takes well
 INTERRUPTED = 130  # what a shell shows for a program that SIGINT ended
@@ -48,6 +49,8 @@ class Options:
     json: bool = False
     fabric: Path | None = None
     host: str | None = None
+    socket: Path = DEFAULT_SOCKET
+    """Where the agent listens, if one runs."""
     declared: Fabric | None = None
     """The network that the file declares, where its bridge is the interface."""
 
@@ -79,6 +82,13 @@ def option(*names: str, **attributes: Any) -> Callable[[Function], Function]:
     variable = "ARPIPAM_" + long.removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=variable, show_envvar=True, **attributes)
 
+
+SOCKET = option(
+    "--socket",
+    metavar="PATH",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=f"The agent's socket.  [default: {DEFAULT_SOCKET}]",
+)
 
 SHARED = (
     option(
@@ -144,6 +154,7 @@ SHARED = (
         type=click.Path(dir_okay=False, path_type=Path),
         help=f"The declared network, whose other hosts are witnesses.  [default: {DEFAULT_FABRIC}, if it is there]",
     ),
+    SOCKET,
     option("--host", metavar="NAME", help="Which host of that file this is, where its addresses do not tell."),
 )
 
@@ -155,6 +166,7 @@ def shared_options(function: Function) -> Function:
     def gathered(*args: Any, **kwargs: Any) -> Any:
         said = {field.name: kwargs.pop(field.name) for field in fields(Options) if field.name in kwargs}
         declared = _declared(said["fabric"])
+        said["socket"] = said["socket"] or DEFAULT_SOCKET
         interface = said.pop("interface")
         if interface is None:
             interface = declared.bridge if declared is not None else DEFAULT_INTERFACE

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launcher.agent.cli import SOCKET
-from launcher.agent.client import DEFAULT_SOCKET
 from launcher.child import SIGNAL_BASE
 from launcher.options import ADDRESS, Options, execute, option, shared_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
     from types import FrameType
 
 PROGRAM = "arpipam-run"
@@ -92,14 +89,12 @@ def split(parameters: Sequence[click.Parameter], words: Sequence[str]) -> tuple[
 @option(
     "--gateway", metavar="ADDRESS", type=ADDRESS, help="The container's way out; the bridge's own address if not given."
 )
-@SOCKET
 @option("--network", metavar="NAME", help="The Docker network; the one on the interface if not given, made if missing.")
-def command(  # noqa: PLR0917 - click passes each by its name
+def command(
     options: Options,
     wanted: tuple[IPv4Address | None, int | None],
     gateway: IPv4Address | None,
     network: str | None,
-    socket: Path | None,
     words: tuple[str, ...],
 ) -> int:
     """Run a container; the return value is the exit status."""
@@ -109,7 +104,7 @@ def command(  # noqa: PLR0917 - click passes each by its name
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
     address, prefix = wanted
-    return Launch(options, Wish(words, address, prefix, gateway, network), socket or DEFAULT_SOCKET).run()
+    return Launch(options, Wish(words, address, prefix, gateway, network)).run()
 
 
 def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a signal handler

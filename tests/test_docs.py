@@ -23,7 +23,10 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL
 PACKAGES = {"arpipam": set(arpipam.__all__), "arpipam.lab": set(arpipam.lab.__all__)}
 OWN = ("probe", "find", "scan", "claim", "leases")  # the commands that the README describes by itself
 BUILT_IN = {"--help", "--version"}  # click's own: --help is no parameter of a command
-OF_OTHERS = {"--ip-range", "--mac-address", "--name", "--rm", "--subnet", "--no-deps", "--require-hashes"}
+OF_OTHERS = {
+    *("--ip-range", "--ipam-driver", "--mac-address", "--name", "--rm", "--subnet"),
+    *("--no-deps", "--require-hashes"),
+}
 """Options of docker and pip that the README names."""
 
 

@@ -96,7 +96,7 @@ class Agent:
         for lease in leases.leases(states=(State.CLAIMED,)):
             if lease.owner == ready.OWNER and not leases.held(lease.id):
                 leases.release(lease.id, quarantine=0.0)  # nobody defended it meanwhile: it has to be probed again
-        leases.reap()
+        leases.reap(quarantine=self.tools.config.agent.quarantine)
         for pool in list(self._pools.pools.values()):
             self._run(pool, self._lenient(pool))
         for lease in leases.leases(states=(State.BOUND,)):

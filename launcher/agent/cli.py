@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from launcher.agent.client import DEFAULT_SOCKET, AgentClient, NoAgentError
-from launcher.options import DEFAULT_STATE_DIR, option
+from launcher.agent.client import AgentClient, NoAgentError
+from launcher.options import DEFAULT_SOCKET, DEFAULT_STATE_DIR, SOCKET, option
 from launcher.output import Output
 
 if TYPE_CHECKING:
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
 _UP = "up"
 
-SOCKET = option(
-    "--socket",
-    metavar="PATH",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help=f"The agent's socket.  [default: {DEFAULT_SOCKET}]",
-)
 _JSON = option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 
 

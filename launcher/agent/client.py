@@ -12,22 +12,22 @@ import os
 import socket
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, PoolExhaustedError, UnknownError
 from launcher.agent.views import Event, LeaseView, NetworkView, StationView, Status
 from launcher.errors import EngineError
+from launcher.options import DEFAULT_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from types import TracebackType
 
     from requests import Response
 
     from launcher.agent.remote import RemoteClaim
 
-DEFAULT_SOCKET = Path("/run/docker/plugins/arpipam.sock")
 _HOST = "http://agent"
 """Of every URL: the socket says who is meant."""
 _ANSWER = 30.0

@@ -18,11 +18,11 @@ from arpipam import arp
 from arpipam.acd import Policy
 from arpipam.allocator import Allocator
 from arpipam.claim import ClaimState
-from arpipam.errors import AddressInUseError, ArpipamError, LinkError, UnknownError
+from arpipam.errors import AddressInUseError, ArpipamError, LinkError, PoolExhaustedError, UnknownError
 from arpipam.leases import State
 from arpipam.pulse import Pulse
 from arpipam.timing import RFC5227
-from arpipam.trial import dotted
+from arpipam.trial import Verdict, dotted
 from launcher.agent.lent import Lending
 from launcher.agent.ready import Ready
 from launcher.agent.views import Event
@@ -51,6 +51,7 @@ OPENING = 40.0  # s that a request waits for a link that is being opened: spanni
 REOPEN = 1.0  # s between two tries to open a link
 GRACE = 60.0  # s that Docker gets from an address to a container that shows it; a repeated request is told by it too
 BURST = 100  # claims that are announced at one go after a cut
+_VERDICTS = {AddressInUseError: Verdict.IN_USE, PoolExhaustedError: Verdict.IN_USE}
 _TABLE = 2.0  # s for which the number of addresses left is not counted anew
 
 
@@ -243,11 +244,16 @@ class Network:
             return allocator.variant(**(self.options() | options)).start_claim(owner, address, mac)
 
         job: Job[Claim] = await asyncio.to_thread(start)
+        judged = self.tools.metrics.judged
         try:
             claim = await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
             allocator.cancel(job)
             raise
+        except ArpipamError as error:
+            judged(_VERDICTS.get(type(error), Verdict.UNKNOWN))
+            raise
+        judged(Verdict.FREE)
         self.mine(claim.mac)
         return claim
 

@@ -16,9 +16,8 @@ from arpipam.errors import InputError
 from arpipam.fabric.declared import HostName, InterfaceName
 from arpipam.pool import Order, Pool, parse_subnet
 from arpipam.timing import MISS_PROBABILITY, RATE
-from launcher.options import DEFAULT_FABRIC, DEFAULT_STATE_DIR
+from launcher.options import DEFAULT_FABRIC, DEFAULT_SOCKET, DEFAULT_STATE_DIR
 
-DEFAULT_SOCKET = Path("/run/docker/plugins/arpipam.sock")
 DEFAULT_DOCKER = "unix:///var/run/docker.sock"
 LONGEST_SOCKET = 107
 """Bytes of a unix socket's path (unix(7), sun_path, less its final zero)."""

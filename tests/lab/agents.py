@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations, count
 from typing import TYPE_CHECKING, Any, Self
 
+from arpipam.errors import ArpipamError
 from arpipam.lab.capture import who_have
 from launcher.agent.client import AgentClient
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
     from arpipam.lab.host import Host
     from arpipam.lab.stations import Station
+    from launcher.agent.views import Event
 
 PATIENCE = 30.0
 NETWORK = "lan"
@@ -144,6 +149,38 @@ class AgentOn:
         """What the agent says of each address."""
         return {lease.address: lease for lease in self.client.leases()}
 
+    def refused(self, *words: str) -> str:
+        """The one line by which `docker` says why it cannot do that."""
+        done = self.host.docker(*words, check=False)
+        assert done.returncode != 0, done.stdout
+        lines = [line for line in done.stderr.splitlines() if line.strip() and "--help" not in line]
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    def ask(self, method: str, **body: Any) -> tuple[int, dict[str, Any]]:
+        """What an engine would get for this request of Docker's IPAM protocol: a status and an answer."""
+        connection = http.client.HTTPConnection("agent")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        try:
+            connection.sock.connect(str(self.socket))
+            connection.request("POST", f"/{method}", json.dumps(body).encode())
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def clear(self) -> None:
+        """Remove all containers, and all networks but the usual one."""
+        if containers := self.host.docker("ps", "-aq").stdout.split():
+            self.host.docker("rm", "-f", *containers)
+        names = self.host.docker("network", "ls", "--format", "{{.Name}}").stdout.split()
+        if others := set(names) - {"none", "host", "bridge", NETWORK}:
+            self.host.docker("network", "rm", *others)
+
+
+_VARYING = re.compile(r"[0-9a-f]{12,}|c\d+-\d+|[0-9.:]+(/\d+)?|\S*docker.sock\S*")
+"""What differs between two messages of the same kind."""
+
 
 @dataclass
 class Life:
@@ -157,7 +194,7 @@ class Life:
 
 
 class Load:
-    """Containers come and go on all hosts, in threads, as long as the context lasts; what fails meanwhile is counted by what docker says."""
+    """Containers come and go on all hosts as long as the context lasts; what fails is counted by what docker says."""
 
     def __init__(self, agents: Sequence[AgentOn], *words: str) -> None:
         self.lives: list[Life] = []
@@ -168,7 +205,9 @@ class Load:
         self._lock = threading.Lock()
         self._broken: list[BaseException] = []
         self._threads = [
-            threading.Thread(target=self._run, args=(agent, number)) for agent in agents for number in range(THREADS)
+            threading.Thread(target=self._run, args=(agent, number), daemon=True)
+            for agent in agents
+            for number in range(THREADS)
         ]
 
     def ended(self, agent: AgentOn) -> None:
@@ -223,12 +262,14 @@ class Load:
 
     def _remove(self, agent: AgentOn, name: str) -> None:
         """Also one that was created and never ran."""
-        while True:
+        until = time.monotonic() + 2 * PATIENCE
+        while time.monotonic() < until:
             done = agent.host.docker("rm", "-f", name, check=False)
             if done.returncode == 0 or "No such container" in done.stderr:
                 return
             self._failed(done.stderr)
             time.sleep(0.2)
+        raise RuntimeError(f"{agent.host.name}: {name} cannot be removed")
 
     def _failed(self, said: str) -> None:
         lines = [line for line in said.splitlines() if line.strip() and "--help" not in line] or ["?"]
@@ -249,6 +290,47 @@ class Load:
         for thread in self._threads:
             thread.join()
         assert error or not self._broken, self._broken
+
+
+class Watching:
+    """An agent's events from now on, as long as the context lasts, or all that it remembers too."""
+
+    def __init__(self, agent: AgentOn, *, recent: bool = False) -> None:
+        self.seen: list[tuple[float, Event]] = []
+        """Each with the monotonic time at which it came."""
+        self._client = agent.client
+        self._events = self._client.events(recent=recent)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with suppress(ArpipamError):  # it ended
+            for event in self._events:
+                self.seen.append((time.monotonic(), event))
+
+    def of(self, *kinds: str, **said: str) -> list[tuple[float, Event]]:
+        """Those of these kinds, and with these values."""
+        return [
+            (at, event)
+            for at, event in list(self.seen)
+            if event.kind in kinds and all(getattr(event, name) == value for name, value in said.items())
+        ]
+
+    def wait(self, *kinds: str, patience: float = PATIENCE, **said: str) -> tuple[float, Event]:
+        """The first of these."""
+        told = lambda: f"{kinds} {said}: {[event for _, event in self.seen]}"  # noqa: E731
+        AgentOn.wait(lambda: self.of(*kinds, **said), patience, told)
+        return self.of(*kinds, **said)[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._events.close()
+        self._thread.join()
+        self._client.close()
 
 
 def running(agent: AgentOn, network: str = NETWORK) -> dict[str, tuple[str, str]]:
@@ -273,7 +355,8 @@ def assert_one_holder_each(agents: Sequence[AgentOn], asker: Station, *, patienc
     there = {agent: running(agent) for agent in agents}
     everybody = [pair for containers in there.values() for pair in containers.values()]
     addresses = [address for address, _ in everybody]
-    assert len(set(addresses)) == len(addresses), sorted(addresses)
+    twice = {address for address in addresses if addresses.count(address) > 1}
+    assert not twice, "\n".join(line for agent in agents for line in history(agent, twice))
     assert not set(addresses) & {agent.host.address for agent in agents}
     answers = who_have(asker.namespace, "eth0", addresses)
     assert answers == {address: {mac} for address, mac in everybody}
@@ -283,6 +366,13 @@ def assert_one_holder_each(agents: Sequence[AgentOn], asker: Station, *, patienc
         agent.wait(lambda agent=agent, wanted=wanted: bound(agent) == wanted, patience, told)
         agent.wait(lambda agent=agent, wanted=wanted: guards(agent, wanted) <= {"container"}, patience, told)
     return len(everybody)
+
+
+def history(agent: AgentOn, addresses: Iterable[str]) -> list[str]:
+    """What the agent remembers of these addresses and of the network, for a message."""
+    with Watching(agent, recent=True) as watching:
+        time.sleep(1)
+    return [f"{agent.host.name}: {e}" for _, e in watching.seen if e.address in addresses or not e.address]
 
 
 def guards(agent: AgentOn, addresses: Iterable[str]) -> set[str]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import random
 import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.lab import fabrics
 from tests.lab.agents import AgentOn, Load, assert_one_holder_each
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
     import pytest
 
     from arpipam.lab import Lab
+    from arpipam.lab.engine import Engine
+    from launcher.agent.views import LeaseView
 
 AGENT_KILLS = int(os.environ.get("ARPIPAM_AGENT_KILLS", "50"))
 ENGINE_KILLS = int(os.environ.get("ARPIPAM_ENGINE_KILLS", "10"))
@@ -23,14 +28,16 @@ PATIENCE = 100.0
 """Seconds: an address that Docker asked for, and died, is given up after a minute."""
 
 
-def agents_on_two_hosts(lab: Lab) -> list[AgentOn]:
+@contextmanager
+def agents_on_two_hosts(lab: Lab) -> Iterator[list[AgentOn]]:
     """Not on docker0, which an engine without a bridge of its own removes as it starts."""
     _, hosts = fabrics.declare(lab, 2, engine=True, bridge="lan0")
     agents = [AgentOn(host, agent={"quarantine": QUARANTINE, "compare": 1}) for host in hosts]
-    for agent in agents:
-        agent.start()
-        agent.make_network()
-    return agents
+    with ExitStack() as stack:
+        for agent in agents:
+            stack.enter_context(agent)
+            agent.make_network()
+        yield agents
 
 
 def audit(agents: Sequence[AgentOn], load: Load, lab: Lab) -> int:
@@ -40,9 +47,27 @@ def audit(agents: Sequence[AgentOn], load: Load, lab: Lab) -> int:
     there = assert_one_holder_each(agents, asker, patience=PATIENCE)
     for agent in agents:
         agent.host.docker("rm", "-f", *agent.host.docker("ps", "-aq").stdout.split())
-        agent.wait(lambda agent=agent: not any(lease.state != "ready" for lease in agent.client.leases()))
-        agent.kill(15)
+        wait_empty(agent)
     return there
+
+
+def wait_empty(agent: AgentOn) -> None:
+    """Until no address of the host is leased."""
+    agent.wait(lambda: not others_than_ready(agent), told=lambda: str(others_than_ready(agent)))
+
+
+def others_than_ready(agent: AgentOn) -> list[LeaseView]:
+    """The leases of a host, without the addresses that are kept ready or that are about to be."""
+    return [lease for lease in agent.client.leases() if lease.owner != "ready"]
+
+
+def kill_engine(engine: Engine) -> None:
+    """SIGKILL, and start again once its containerd is gone too, which one that starts too early takes for its own."""
+    assert engine.process is not None
+    child = int((engine._directory / "exec" / "containerd" / "containerd.pid").read_text())
+    engine.process.kill()
+    engine.process.wait()
+    AgentOn.wait(lambda: not Path(f"/proc/{child}").exists())
 
 
 def report(capsys: pytest.CaptureFixture[str], load: Load, text: str) -> None:
@@ -57,20 +82,20 @@ def test_whenever_the_agent_is_killed_no_address_is_held_twice_lost_or_leaked(
 ) -> None:
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)
-    agents = agents_on_two_hosts(lab)
-    began = time.monotonic()
-    with Load(agents) as load:
-        for _ in range(AGENT_KILLS):
-            time.sleep(rng.uniform(0, 2.0))
-            agent = rng.choice(agents)
-            agent.kill()
-            agent.start(wait=False)  # and it may be killed while it starts
-    under_load = time.monotonic() - began
-    for agent in agents:
-        agent.wait_served()
-    there = audit(agents, load, lab)
-    report(capsys, load, f"seed {seed}: {AGENT_KILLS} kills in {under_load:.0f} s, {there} left at the end")
-    assert load.started > AGENT_KILLS / 2
+    with agents_on_two_hosts(lab) as agents:
+        began = time.monotonic()
+        with Load(agents) as load:
+            for _ in range(AGENT_KILLS):
+                time.sleep(rng.uniform(0, 2.0))
+                agent = rng.choice(agents)
+                agent.kill()
+                agent.start(wait=False)  # and it may be killed while it starts
+        under_load = time.monotonic() - began
+        for agent in agents:
+            agent.wait_served()
+        there = audit(agents, load, lab)
+        report(capsys, load, f"seed {seed}: {AGENT_KILLS} kills in {under_load:.0f} s, {there} left at the end")
+        assert load.started > AGENT_KILLS / 2
 
 
 def test_whenever_the_engine_is_killed_no_address_is_held_twice_lost_or_leaked(
@@ -78,21 +103,19 @@ def test_whenever_the_engine_is_killed_no_address_is_held_twice_lost_or_leaked(
 ) -> None:
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)
-    agents = agents_on_two_hosts(lab)
-    began = time.monotonic()
-    with Load(agents, "--restart", "always") as load:
-        for _ in range(ENGINE_KILLS):
-            time.sleep(rng.uniform(0, 3.0))
-            agent = rng.choice(agents)
-            engine = agent.host.engine
-            assert engine is not None
-            assert engine.process is not None
-            load.ended(agent)
-            engine.process.kill()
-            engine.process.wait()
-            load.ended(agent)
-            engine.start()
-    under_load = time.monotonic() - began
-    there = audit(agents, load, lab)
-    report(capsys, load, f"seed {seed}: {ENGINE_KILLS} kills in {under_load:.0f} s, {there} left at the end")
-    assert load.started > ENGINE_KILLS
+    with agents_on_two_hosts(lab) as agents:
+        began = time.monotonic()
+        with Load(agents, "--restart", "always") as load:
+            for _ in range(ENGINE_KILLS):
+                time.sleep(rng.uniform(0, 3.0))
+                agent = rng.choice(agents)
+                engine = agent.host.engine
+                assert engine is not None
+                load.ended(agent)
+                kill_engine(engine)
+                load.ended(agent)
+                engine.start()
+        under_load = time.monotonic() - began
+        there = audit(agents, load, lab)
+        report(capsys, load, f"seed {seed}: {ENGINE_KILLS} kills in {under_load:.0f} s, {there} left at the end")
+        assert load.started > ENGINE_KILLS
