@@ -82,11 +82,12 @@ class Allocator:
         seed: int | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
+        ranges, exclude, witnesses = tuple(ranges), tuple(exclude), tuple(witnesses)
         self._given = {name: value for name, value in locals().items() if name not in {"self", "interface"}}
         self.interface = interface
         self.state_dir = Path(state_dir)
         self._subnet = parse_subnet(subnet) if isinstance(subnet, str) else subnet
-        self._ranges, self._exclude, self._order = tuple(ranges), tuple(exclude), order
+        self._ranges, self._exclude, self._order = ranges, exclude, order
         self._timing = profile(timing) if isinstance(timing, str) else timing
         self._confirm, self._avoid = confirm, avoid
         self._witnesses = [_address(witness, "witness") for witness in witnesses]
@@ -274,7 +275,7 @@ class Allocator:
         return self._driver.run(search, finish, abandon, Claim.discard)
 
     def adopt(self, lease: Lease) -> Claim:
-        """Defend a lease of this link whose process has ended, from this moment on; see SqliteLeaseStore.hold."""
+        """Defend a lease of this link whose process has ended, from this moment on."""
         evidence = Evidence(self._timing, bound=self._miss_probability)
         mac = arp.mac_bytes(lease.mac)
         found = Found(lease.address, lease.prefix, lease.mac, 0.0, 0, 0, None)

@@ -198,6 +198,7 @@ class Claim:
             self.lease, self.mac = lease, lease.mac
             self._acd.policy = policy
             self.answered.clear()
+            self._ask_at = None
             if self._acd.state is State.GUARDING:  # whoever had it until now is gone
                 self._acd.take_over()
             if arp.mac_bytes(lease.mac) != self._acd.mac:
@@ -214,7 +215,7 @@ class Claim:
         """Ask the owner until it answers for itself, and from then on only look out for others: `GUARDED`."""
 
         def ask() -> None:
-            if self._acd.state in (State.ANNOUNCING, State.DEFENDING):
+            if self._ask_at is None and self._acd.state in (State.ANNOUNCING, State.DEFENDING):
                 self.answered.clear()
                 self._ask_gap = _ASK_EVERY
                 self._ask_at = self._driver.link.now()

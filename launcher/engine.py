@@ -192,11 +192,13 @@ class Engine:
         return View(at, version, tuple(_attached(found, endpoints)))
 
     def _endpoint(self, summary: dict[str, Any], network: str, settings: dict[str, Any]) -> Endpoint | None:
-        address = settings.get("IPAddress") or (settings.get("IPAMConfig") or {}).get("IPv4Address")
+        container = _container(summary)
+        # One that could not be started is listed with the address that it gave back.
+        address = settings.get("IPAddress") if container.running else ""
+        address = address or (settings.get("IPAMConfig") or {}).get("IPv4Address")
         if not address:
             return None
-        container = _container(summary)
-        mac = settings.get("MacAddress") or ""
+        mac = (settings.get("MacAddress") or "") if container.running else ""
         return Endpoint(
             network=network,
             address=IPv4Address(address),

@@ -142,7 +142,7 @@ def claimed(wire: Wire, store: Store, *, asker: int = OWN_ADDRESS, policy: Polic
     wire.claim = claim
     assert claim.state is ClaimState.ANNOUNCING
     wire.run(1)
-    assert claim.state is ClaimState.DEFENDING
+    assert state_of(claim) is ClaimState.DEFENDING
     return claim
 
 
@@ -286,7 +286,7 @@ def test_handed_out_it_goes_under_the_owners_mac_at_once_and_is_answered_for_unt
     wire.hear(answer(READY))  # ours, from before
     assert claim.state is ClaimState.DEFENDING
     wire.hear(answer(OWNER))
-    assert claim.state is ClaimState.GUARDED
+    assert state_of(claim) is ClaimState.GUARDED
 
 
 def test_handed_out_under_the_same_mac_nothing_is_announced(wire: Wire, store: Store) -> None:
@@ -305,7 +305,7 @@ def test_what_is_handed_out_meets_conflicts_by_the_new_policy(wire: Wire, store:
     assert claim.state is ClaimState.ANNOUNCING
     claim.follow(Policy.NEVER)
     wire.hear(announcement())
-    assert claim.state is ClaimState.CONFLICT
+    assert state_of(claim) is ClaimState.CONFLICT
 
 
 @pytest.mark.parametrize("mac", [READY, OWNER])
@@ -320,7 +320,7 @@ def test_what_was_guarded_for_one_owner_is_answered_for_until_the_next_one_does(
     wire.run(5)
     assert claim.state is ClaimState.DEFENDING
     wire.hear(answer(mac))
-    assert claim.state is ClaimState.GUARDED
+    assert state_of(claim) is ClaimState.GUARDED
 
 
 def test_what_was_lost_meanwhile_is_not_announced_by_handing_it_out(wire: Wire, store: Store) -> None:

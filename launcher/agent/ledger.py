@@ -55,18 +55,21 @@ class Ledger:
             if self._view is not None and view.at < self._view.at:
                 return
             self._view = view
+            self._open = False
             for network in self._networks():
                 if network.opened.is_set():
                     await self._compare(network, view)
             await self._find_lost_pools(view)
-            self._open = any(
+            self._open |= any(
                 held.idle_since is not None or held.claim.lease.container == PENDING
                 for network in self._networks()
                 for held in network.held.values()
             )
 
     async def _compare(self, network: Network, view: View) -> None:
-        endpoints = {endpoint.address: endpoint for endpoint in self._endpoints(network.pool, view)}
+        # A stopped container may keep an address that another one has by now.
+        known = sorted(self._endpoints(network.pool, view), key=lambda endpoint: endpoint.running)
+        endpoints = {endpoint.address: endpoint for endpoint in known}
         for address, endpoint in endpoints.items():
             held = network.held.get(address)
             ours = endpoint.lease is not None or self._is_ours(network.pool, endpoint, view)
@@ -75,10 +78,14 @@ class Ledger:
             elif held is not None:
                 await self._learn(network, held, endpoint, view)
         for address, held in list(network.held.items()):
-            if address not in endpoints and self._is_over(held, view):
+            if address in endpoints:
+                continue
+            if self._is_over(held, view):
                 leaked = held.idle_since is None and network.pool.count  # arpipam-run's are given back by nobody else
                 kind = "leaked" if leaked else "released"
                 await network.release(address, kind)
+            else:
+                self._open = True
 
     async def _learn(self, network: Network, held: Held, endpoint: Endpoint, view: View) -> None:
         """A container has the address, or will have it when it starts."""
@@ -93,8 +100,11 @@ class Ledger:
             if held.claim.state is ClaimState.GUARDED:
                 held.claim.take_over()
             held.idle_since = None
-        elif not network.audible and held.claim.state is not ClaimState.GUARDED:
-            held.claim.guard()
+        elif held.claim.state is not ClaimState.GUARDED:  # it may have started after an older look found it stopped
+            if network.audible:
+                held.claim.await_owner()
+            else:
+                held.claim.guard()
 
     def _is_over(self, held: Held, view: View) -> bool:
         """Whether the lease of an address that no container has is nobody's any more."""

@@ -150,7 +150,11 @@ class Machine:
         quick = ram / "guest/etc/tmpfiles.d"
         quick.mkdir()
         (quick / "tmp.conf").symlink_to("/dev/null")  # /tmp is this machine's: there is nothing to clean up
-        shutil.copy(HERE.parent.parent / "packaging/arpipam-fabric.service", units)
+        for unit in (HERE.parent.parent / "packaging").glob("arpipam-*.*"):
+            shutil.copy(unit, units)
+        if Path(sys.executable).resolve().is_relative_to("/root"):  # Python itself may be in a home folder here
+            (units / "arpipam-agent.service.d").mkdir()
+            (units / "arpipam-agent.service.d/home.conf").write_text("[Service]\nProtectHome=read-only\n")
         programs = ram / "guest/usr/local/bin"
         programs.mkdir(parents=True)
         for name in ("arpipam", "arpipam-run"):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 FABRIC = """
 [fabric]
-bridge = "docker0"
+bridge = "{bridge}"
 ovs_bridge = "br0"
 tunnel = "{tunnel}"
 subnet = "172.16.42.0/24"
@@ -31,6 +31,9 @@ name = "host2"
 underlay = "192.168.122.2"
 address = "172.16.42.2/24"
 """
+IT_IS_UP = (
+    "until systemctl is-active -q arpipam-fabric && systemctl is-active -q arpipam-fabric-docker0; do sleep 0.5; done"
+)
 MTU = {"gre": "1462", "vxlan": "1450"}
 SERVE = "head -c 10000000 /dev/urandom > /tmp/data; sha256sum < /tmp/data; exec httpd -f -p 80 -h /tmp"
 
@@ -41,10 +44,10 @@ def on_both(machines: list[Machine], function: Callable[[Machine], str]) -> list
         return list(pool.map(function, machines))
 
 
-def declare(machines: list[Machine], tunnel: str) -> None:
+def declare(machines: list[Machine], tunnel: str, bridge: str = "docker0") -> None:
     for machine in machines:
         machine.run("mkdir", "-p", "/etc/arpipam")
-        machine.run("tee", "/etc/arpipam/fabric.toml", stdin=FABRIC.format(tunnel=tunnel).encode())
+        machine.run("tee", "/etc/arpipam/fabric.toml", stdin=FABRIC.format(tunnel=tunnel, bridge=bridge).encode())
 
 
 def launch(machine: Machine) -> str:
@@ -94,14 +97,15 @@ def test_the_unit_brings_the_fabric_back_after_a_reboot_and_after_restarts_and_d
     machines: list[Machine],
 ) -> None:
     declare(machines, "gre")
-    on_both(machines, lambda machine: machine.run("systemctl", "enable", "--now", "arpipam-fabric.service").stdout)
+    units = ["arpipam-fabric.service", "arpipam-fabric-docker0.service"]
+    on_both(machines, lambda machine: machine.run("systemctl", "enable", "--now", *units).stdout)
     first, second = machines
     second.reboot()
-    second.run("sh", "-c", "until systemctl is-active -q arpipam-fabric; do sleep 0.5; done")
+    second.run("sh", "-c", IT_IS_UP)
     first.run("ping", "-c", "1", "-W", "5", "172.16.42.2")
     for service in ("docker", "openvswitch-switch"):
         first.run("systemctl", "restart", service)
-        first.run("sh", "-c", "until systemctl is-active -q arpipam-fabric; do sleep 0.5; done")
+        first.run("sh", "-c", IT_IS_UP)
         first.run("ping", "-c", "1", "-W", "5", "172.16.42.2")
     assert first.run("arpipam", "fabric", "plan", check=False).stdout == ""
     on_both(machines, lambda machine: machine.run("arpipam", "fabric", "down").stdout)
