@@ -88,13 +88,19 @@ class FakeAgent:
     """The connection of a claim is at its end."""
     views: dict[str, Any] = field(default_factory=dict)
     lines: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of the last question."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
     def say(self, line: Any) -> None:
         """One more line on the stream; None: its end; ABORT: an end in the middle."""
         self.loop.call_soon_threadsafe(self.lines.put_nowait, line)
 
+    async def before_answer(self) -> None:
+        """Hold the answer to what a claim is told back; a test may put something here."""
+
     async def view(self, request: web.Request) -> web.Response:
+        self.headers = dict(request.headers)
         if self.refusal is not None:
             return self._refused()
         return web.json_response(self.views[request.path.rpartition("/")[2]])
@@ -114,6 +120,7 @@ class FakeAgent:
 
     async def act(self, request: web.Request) -> web.Response:
         self.asked.append((request.path.removeprefix("/arpipam/claims/"), await request.json()))
+        await self.before_answer()
         return self._refused() if self.refusal is not None else web.json_response({})
 
     def _refused(self) -> web.Response:
@@ -294,10 +301,16 @@ def test_an_answer_that_makes_no_sense(agent: FakeAgent, client: AgentClient, vi
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_proxy_is_not_asked(client: AgentClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_meant_for_the_internet_is_not_for_a_socket(
+    agent: FakeAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = agent.path.parent / "netrc"
+    secrets.write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(secrets))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert client.status() == STATUS
+    assert "Authorization" not in agent.headers
 
 
 @pytest.mark.parametrize(
@@ -572,15 +585,16 @@ def test_it_outlives_the_block_once_it_belongs_to_a_container(agent: FakeAgent, 
 def test_an_agent_that_ends_the_stream_of_a_released_claim_is_not_lost(agent: FakeAgent, claim: RemoteClaim) -> None:
     heard: list[ClaimState] = []
     claim.on_change(heard.append)
-    answer = agent.act
+    ended = []
 
-    async def end_first(request: web.Request) -> web.Response:
+    async def end_first() -> None:
         agent.say(None)
         await asyncio.to_thread(claim._reader.join)
-        return await answer(request)
+        ended.append(claim.state)
 
-    agent.act = end_first  # type: ignore[method-assign]
+    agent.before_answer = end_first  # type: ignore[method-assign]
     claim.release()
+    assert ended == [ClaimState.ANNOUNCING]  # the stream was over before the release was known to be
     assert heard == [ClaimState.RELEASED]
     assert claim.failure is None
 

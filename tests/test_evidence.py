@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arpipam.evidence import Evidence, miss_probability
-from arpipam.timing import ADAPTIVE
+from arpipam.timing import ADAPTIVE, RFC5227
 
 WITNESS = 1
 
@@ -126,3 +126,30 @@ def test_alone_ends_when_somebody_answers() -> None:
     subject.adopt(5)
     assert not subject.alone
     assert not subject.enough(4, 1.0)
+
+
+def test_under_another_timing_the_witnesses_are_the_same_and_their_count_begins_anew() -> None:
+    subject = Evidence(ADAPTIVE, bound=1e-6, required=[WITNESS])
+    subject.adopt(5)
+    now = play(subject, 20, round_trip=0.2, gap=0.5)
+    assert subject.enough(20, now + 1)
+    other = subject.under(RFC5227)
+    assert other.timing is RFC5227
+    assert (other.bound, other.witnesses()) == (subject.bound, [WITNESS, 5])
+    assert other.round_trip == subject.round_trip
+    assert other.gap() == pytest.approx(1.0)
+    assert not other.answered()
+    assert other.silent() == [WITNESS]
+    assert (other.enough(2, now), other.enough(3, now)) == (False, True)
+    other.sent(WITNESS, now)
+    other.heard(WITNESS, now + 0.1)
+    assert other.silent() == []
+    assert subject.required[WITNESS].answers == 20  # that of the first trial stays as it was
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_under_another_timing_it_is_as_alone_as_before(alone: bool) -> None:  # noqa: FBT001 - a case
+    subject = Evidence(ADAPTIVE, bound=1e-6, alone=alone)
+    assert subject.under(RFC5227).alone is alone
+    subject.adopt(5)
+    assert not subject.under(RFC5227).alone

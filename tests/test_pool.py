@@ -31,8 +31,10 @@ def number(address: str) -> int:
     return int(IPv4Address(address))
 
 
-def given_out(pool: Pool, owner: str = "", seed: int = 1, prefer: tuple[int, ...] = ()) -> list[str]:
-    return [text(address) for address in pool.candidates(owner, rng=random.Random(seed), prefer=prefer)]
+def given_out(
+    pool: Pool, owner: str = "", seed: int = 1, prefer: tuple[int, ...] = (), avoid: frozenset[int] = frozenset()
+) -> list[str]:
+    return [text(address) for address in pool.candidates(owner, rng=random.Random(seed), prefer=prefer, avoid=avoid)]
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -391,3 +393,31 @@ def test_preferred_addresses_come_first_and_only_once(order: Order) -> None:
     assert found[:2] == ["10.0.0.7", "10.0.0.3"]
     others = [address for address in given_out(pool) if address not in {"10.0.0.7", "10.0.0.3"}]
     assert found[2:] == others
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_avoided_addresses_come_last_and_in_the_pools_order(order: Order) -> None:
+    pool = Pool("10.0.0.0/28", order=order)
+    avoid = frozenset(map(number, ["10.0.0.3", "10.0.0.1", "10.0.0.9", "192.0.2.1", "10.0.0.0"]))
+    usual = given_out(pool, "web")
+    shunned = [address for address in usual if number(address) in avoid]
+    assert sorted(shunned) == ["10.0.0.1", "10.0.0.3", "10.0.0.9"]
+    wanted = [address for address in usual if address not in shunned]
+    assert given_out(pool, "web", avoid=avoid) == wanted + shunned
+
+
+def test_a_preferred_address_comes_first_though_it_is_avoided_and_only_once() -> None:
+    wanted = tuple(map(number, ["10.0.0.7", "10.0.0.3"]))
+    found = given_out(Pool("10.0.0.0/28"), prefer=wanted, avoid=frozenset({*wanted, number("10.0.0.1")}))
+    assert (found[:2], found[-1]) == (["10.0.0.7", "10.0.0.3"], "10.0.0.1")
+    assert len(found) == len(set(found)) == 14
+
+
+def test_where_all_are_avoided_all_are_offered() -> None:
+    pool = Pool("10.0.0.0/28")
+    assert given_out(pool, avoid=frozenset(map(number, given_out(pool)))) == given_out(pool)
+
+
+def test_a_vast_pool_stays_lazy_though_some_are_avoided() -> None:
+    candidates = Pool("10.0.0.0/8").candidates(rng=random.Random(1), avoid={number("10.0.0.1")})
+    assert text(next(candidates)) == "10.0.0.2"

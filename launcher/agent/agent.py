@@ -74,7 +74,7 @@ class Agent:
         self.metrics = Metrics(self.status)
         self.watch = EngineWatch(
             config.agent.docker_host(),
-            interval=lambda: self.ledger.interval(self.tools.config.agent.compare),
+            interval=lambda: self.tools.config.agent.compare,
             seen=lambda view: self._soon(self._engine_seen, view),
             lost=lambda why: self._soon(self._engine_lost, why),
         )
@@ -149,6 +149,8 @@ class Agent:
         if new and wanted.id not in self._pools.pools:
             await asyncio.to_thread(netlink.facts, interface)  # a typing error is told at once
         pool = self._pools.request(wanted)
+        if pool.options != wanted.options:
+            settings = self._lenient(pool)
         network = self._run(pool, settings)
         if new:
             try:

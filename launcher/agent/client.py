@@ -90,7 +90,7 @@ class AgentClient:
 
         self.path = path
         self._session = requests.Session()
-        self._session.trust_env = False  # no proxy stands between us and a socket
+        self._session.trust_env = False  # proxies and passwords for the internet are not for a socket
         # A connection that is kept may be closed by the agent at the moment at which it is used again.
         self._session.headers["Connection"] = "close"
         self._session.mount(_HOST, UnixHTTPAdapter(f"http+unix://{path.absolute()}"))

@@ -44,10 +44,8 @@ class Ledger:
         self._comparing = asyncio.Lock()
         self._born: dict[str, float] = {}
         self._open = False
-
-    def interval(self, usual: float) -> float:
-        """Seconds until the engine is to be looked at again."""
-        return SOON if self._open else usual
+        """Whether something waits for another view."""
+        self._again: asyncio.TimerHandle | None = None
 
     async def compare(self, view: View) -> None:
         """Bring all leases up to date with what the engine had."""
@@ -65,6 +63,9 @@ class Ledger:
                 for network in self._networks()
                 for held in network.held.values()
             )
+            if self._again is not None:
+                self._again.cancel()
+            self._again = asyncio.get_running_loop().call_later(SOON, self._look) if self._open else None
 
     async def _compare(self, network: Network, view: View) -> None:
         # A stopped container may keep an address that another one has by now.

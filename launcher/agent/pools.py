@@ -67,9 +67,9 @@ class PoolStore:
             self._db.execute("PRAGMA synchronous = FULL")  # a pool that Docker has and we forget is of no use to it
             self._db.execute(_SCHEMA)
             rows = self._db.execute("SELECT interface, subnet, ranges, options, count FROM pool").fetchall()
-        for interface, subnet, ranges, options, count in rows:
-            inner = IPv4Network(ranges) if ranges else None
-            self._keep(Pool(interface, IPv4Network(subnet), inner, json.loads(options), count))
+            for interface, subnet, ranges, options, count in rows:
+                inner = IPv4Network(ranges) if ranges else None
+                self._keep(Pool(interface, IPv4Network(subnet), inner, json.loads(options), count))
 
     def request(self, wanted: Pool) -> Pool:
         """One more asks for this pool. Raises InputError where it overlaps with another one of its link."""
@@ -80,6 +80,8 @@ class PoolStore:
                     f"{other.interface}; use that network, or remove it first"
                 )
         known = self.pools.get(wanted.id)
+        if known is not None and known.count > 0:  # a second network on it changes nothing for the first
+            wanted = known
         return self._save(replace(wanted, count=1 + (known.count if known else 0)))
 
     def release(self, pool_id: str, *, wholly: bool = False) -> Pool:

@@ -13,6 +13,7 @@ import pytest
 
 from arpipam import Allocator, ArpipamError
 from arpipam.lab import Lab, cleanup
+from tests.lab.lans import Lan, Opener, make_lan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,32 @@ def lab() -> Iterator[Lab]:
         yield lab
     assert not list(cleanup.ROOT.glob(lab.id))
     assert not cleanup.spaces(lab.id)
+
+
+@pytest.fixture(scope="module")
+def laboratory() -> Iterator[Lab]:
+    """One lab for all tests of a file."""
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def lan(laboratory: Lab) -> Lan:
+    """A host and a printer on a wire."""
+    return make_lan(laboratory)
+
+
+@pytest.fixture
+def own_lan(laboratory: Lab) -> Lan:
+    """For a test that breaks it."""
+    return make_lan(laboratory)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Opener]:
+    """Opens allocators."""
+    with ExitStack() as stack:
+        yield Opener(tmp_path / "state", stack)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def test_whenever_the_engine_is_killed_no_address_is_held_twice_lost_or_leaked(
     rng = random.Random(seed)
     with agents_on_two_hosts(lab) as agents:
         began = time.monotonic()
-        with Load(agents, "--restart", "always") as load:
+        with Load(agents, "--restart", "always", "--stop-signal", "KILL") as load:
             for _ in range(ENGINE_KILLS):
                 time.sleep(rng.uniform(0, 3.0))
                 agent = rng.choice(agents)

@@ -1,0 +1,108 @@
+"""`python -m bench.compare OLD NEW`: what got better or worse between two runs, beyond the noise.
+
+A median differs where the two intervals of confidence do not meet, and the medians are further apart than half of the
+wider spread; a share, where its two intervals do not meet. Exit status 1 where something of arpipam got worse.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if __package__ in {None, ""}:  # started as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import stats
+from bench.results import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench.results import Metric, Outcome, Run
+
+_WIDTH = 140
+
+
+class Change(NamedTuple):
+    """One figure of both runs."""
+
+    scenario: str
+    case: str
+    metric: str
+    subject: str
+    old: float
+    new: float
+    verdict: str
+    """`better`, `worse`, `different` (where neither is better), or `same`."""
+
+
+def changes(old: Run, new: Run) -> list[Change]:
+    """Every figure that both runs have."""
+    before = {outcome.name: outcome for outcome in old.outcomes}
+    return [
+        change
+        for outcome in new.outcomes
+        if outcome.name in before
+        for change in _outcome(before[outcome.name], outcome)
+    ]
+
+
+def _outcome(old: Outcome, new: Outcome) -> Iterator[Change]:
+    known = {metric.name for metric in old.metrics}
+    for metric in new.metrics:
+        if metric.name not in known:
+            continue
+        for case in new.cases():
+            for subject in new.subjects():
+                pair = old.values(metric.name, subject, case), new.values(metric.name, subject, case)
+                if all(pair):
+                    told = ", ".join(f"{key} {value}" for key, value in case.items())
+                    yield _judge(new.name, told, metric, subject, *pair)
+
+
+def _judge(scenario: str, case: str, metric: Metric, subject: str, old: list[float], new: list[float]) -> Change:
+    if metric.share:
+        one, other = stats.share(old), stats.share(new)
+        was, now = one.share, other.share
+        apart = one.high < other.low or other.high < one.low
+    else:
+        first, second = stats.summary(old), stats.summary(new)
+        assert first is not None and second is not None  # noqa: S101, PT018 - both have samples
+        was, now = first.median, second.median
+        apart = first.sure_high < second.sure_low or second.sure_high < first.sure_low
+        apart = apart and abs(now - was) > max(first.spread, second.spread) / 2
+    if not apart:
+        verdict = "same"
+    elif metric.better == "neither":
+        verdict = "different"
+    else:
+        verdict = "better" if (now < was) == (metric.better == "less") else "worse"
+    return Change(scenario, case, metric.name, subject, was, now, verdict)
+
+
+def main(words: list[str]) -> int:
+    """Print what changed."""
+    if len(words) != 2 or words[0].startswith("-"):  # noqa: PLR2004 - two runs
+        print("usage: python -m bench.compare OLD NEW (each a results.json, or the folder of one)", file=sys.stderr)
+        return 2
+    old, new = (load(Path(word)) for word in words)
+    found = changes(old, new)
+    moved = [change for change in found if change.verdict != "same"]
+    table = Table("scenario", "case", "figure", "subject", "old", "new", "", title="beyond the noise")
+    for change in sorted(moved, key=lambda change: (change.verdict != "worse", change.scenario)):
+        table.add_row(*change[:4], f"{change.old:.4g}", f"{change.new:.4g}", change.verdict)
+    console = Console(width=_WIDTH)
+    if moved:
+        console.print(table)
+    console.print(f"{len(found)} figures in both, {len(found) - len(moved)} the same within the noise")
+    if old.machine.get("processors") != new.machine.get("processors"):
+        console.print("The machines differ: only ratios within a run can be compared.")
+    return int(any(change.verdict == "worse" and change.subject.startswith("arpipam") for change in moved))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

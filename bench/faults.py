@@ -1,0 +1,59 @@
+"""Faults that are put in on purpose, to see whether the harness finds them. Children of this process have them too."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from arpipam.acd import Acd, Input
+from arpipam.evidence import Evidence
+from arpipam.seeker import Seeker
+from arpipam.trial import Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from arpipam.arp import ArpPacket
+
+
+@contextmanager
+def one_probe() -> Iterator[None]:
+    """A single probe is enough, whatever the witnesses say."""
+    with patch.object(Evidence, "enough", lambda _, probes, __: probes >= 1):
+        yield
+
+
+@contextmanager
+def no_witness() -> Iterator[None]:
+    """Silence counts as if nobody else were on the link."""
+    with (
+        patch.object(Evidence, "alone", property(lambda _: True)),
+        patch.object(Evidence, "silent", lambda _: []),
+        patch.object(Trial, "doubt", lambda _: ""),
+        patch.object(Seeker, "_unwitnessed", lambda _: False),
+    ):
+        yield
+
+
+@contextmanager
+def no_defence() -> Iterator[None]:
+    """What is claimed is neither answered for nor defended."""
+    asked = Acd._asked  # noqa: SLF001 - a fault is put in where it hurts
+
+    def deaf(self: Acd, packet: ArpPacket) -> None:
+        if self.state.value in {"announcing", "defending"}:
+            self._step(Input.ASKED)  # noqa: SLF001
+        else:
+            asked(self, packet)
+
+    with patch.object(Acd, "_asked", deaf):
+        yield
+
+
+FAULTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "one-probe": one_probe,
+    "no-witness": no_witness,
+    "no-defence": no_defence,
+}

@@ -1,0 +1,129 @@
+"""Pictures of a scenario: a line for each subject, the quartiles (of shares: the interval) around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from bench import stats
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from bench.harness import Plot
+    from bench.results import Metric, Outcome, Value
+
+_WIDE, _HIGH = 4.6, 3.6
+_DPI = 120
+_COLOURS = mpl.colormaps["tab10"]
+mpl.rcParams["svg.hashsalt"] = "arpipam"  # the same samples make the same file
+mpl.rcParams["svg.fonttype"] = "none"
+
+
+def draw(outcome: Outcome, plot: Plot, folder: Path) -> bool:
+    """Draw one picture as SCENARIO-NAME.png and .svg; whether there was anything to draw."""
+    metric = next(metric for metric in outcome.metrics if metric.name == plot.metric)
+    cases = [
+        case
+        for case in outcome.cases()
+        if plot.x in case and all(case.get(key) == value for key, value in plot.only.items())
+    ]
+    subjects = [name for name in outcome.subjects() if any(outcome.values(plot.metric, name, case) for case in cases)]
+    if not cases or not subjects:
+        return False
+    panels: list[Value | None] = list(dict.fromkeys(case[plot.panel] for case in cases)) if plot.panel else [None]
+    figure = Figure(figsize=(_WIDE * len(panels), _HIGH + 0.25 * (1 + len(subjects) // 3)), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for panel, ax in zip(panels, axes, strict=True):
+        chosen = [case for case in cases if panel is None or case[plot.panel] == panel]
+        for number, name in enumerate(subjects):
+            _line(ax, outcome, plot, metric, chosen, name, number)
+        _dress(ax, plot, metric, chosen)
+        if panel is not None:
+            ax.set_title(f"{plot.panel} {panel}", fontsize=10)
+    axes[0].set_ylabel(f"{plot.metric}" + (f" ({_unit(metric)})" if _unit(metric) else ""))
+    figure.suptitle(plot.title, fontsize=11)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8, frameon=False)
+    base = folder / f"{outcome.name}-{plot.name}"
+    figure.savefig(base.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(base.with_suffix(".png"), dpi=_DPI)
+    return True
+
+
+def _unit(metric: Metric) -> str:
+    return "share" if metric.share else metric.unit
+
+
+def _line(
+    ax: Axes,
+    outcome: Outcome,
+    plot: Plot,
+    metric: Metric,
+    cases: Sequence[dict[str, Value]],
+    name: str,
+    number: int,
+) -> None:
+    places, middles, lows, highs, bounds = [], [], [], [], []
+    numeric = _numeric(cases, plot)
+    for place, case in enumerate(cases):
+        samples = outcome.values(plot.metric, name, case)
+        if not samples:
+            continue
+        x = case[plot.x]
+        places.append(float(x) if numeric else float(place))
+        if metric.share:
+            found = stats.share(samples)
+            middle, low, high = found.share, found.low, found.high
+        else:
+            whole = stats.summary(samples)
+            assert whole is not None  # noqa: S101 - there are samples
+            middle, low, high = whole.median, whole.low, whole.high
+        middles.append(middle)
+        lows.append(max(0.0, middle - low))
+        highs.append(max(0.0, high - middle))
+        stated = stats.summary(outcome.values(plot.bound, name, case)) if plot.bound else None
+        bounds.append(float("nan") if stated is None else stated.median)
+    if not places:
+        return
+    first = name == outcome.reference
+    colour = _COLOURS(number % _COLOURS.N)
+    ax.errorbar(
+        places,
+        middles,
+        yerr=[lows, highs],
+        label=name,
+        color=colour,
+        marker="o",
+        markersize=5 if first else 3.5,
+        linewidth=2.2 if first else 1.1,
+        capsize=2,
+        zorder=3 if first else 2,
+    )
+    if plot.bound:
+        ax.plot(places, bounds, linestyle="--", color=colour, linewidth=1, label=f"{name}, as stated")
+
+
+def _dress(ax: Axes, plot: Plot, metric: Metric, cases: Sequence[dict[str, Value]]) -> None:
+    if plot.log_y:
+        ax.set_yscale("symlog" if metric.share else "log", **({"linthresh": 1e-3} if metric.share else {}))
+    elif not metric.share:
+        ax.set_ylim(bottom=0)
+    if _numeric(cases, plot):
+        if plot.log_x:
+            ax.set_xscale("log")
+    else:
+        ax.set_xticks(range(len(cases)), [str(case[plot.x]) for case in cases], fontsize=8)
+    ax.set_xlabel(plot.x)
+    ax.grid(visible=True, alpha=0.3)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def _numeric(cases: Sequence[dict[str, Value]], plot: Plot) -> bool:
+    return all(not isinstance(case[plot.x], str) for case in cases)

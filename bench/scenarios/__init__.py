@@ -1,0 +1,21 @@
+"""The scenarios by name; a new one is a module here and a line below."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bench.scenarios.concurrent import Concurrent
+from bench.scenarios.false_free import FalseFree
+from bench.scenarios.first_free import FirstFree
+
+if TYPE_CHECKING:
+    from bench.harness import Scenario
+
+SCENARIOS: dict[str, type[Scenario[Any]]] = {
+    scenario.name: scenario
+    for scenario in (
+        FirstFree,
+        Concurrent,
+        FalseFree,
+    )
+}
