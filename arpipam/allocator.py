@@ -27,6 +27,7 @@ from arpipam.pool import Order, Pool, parse_subnet
 from arpipam.results import Found, Probed, Station
 from arpipam.scan import Scan
 from arpipam.search import Search
+from arpipam.seeker import Company
 from arpipam.terms import Terms
 from arpipam.timing import BUDGET, MISS_PROBABILITY, RATE, Timing, profile
 from arpipam.trial import NO_WITNESS, Outcome, Verdict
@@ -98,6 +99,7 @@ class Allocator:
         self._link = Link(self.interface, progress=self._progress)
         try:
             self.pool, self._terms = self._prepare(self._link)
+            self._company = Company(self._terms)
             self._driver = Driver(self._link, self._rate)
         except BaseException:
             self._link.close()
@@ -194,7 +196,7 @@ class Allocator:
 
         # The pool without what it keeps back: gateway and witnesses are stations too.
         everybody = Pool(self.pool.subnet, ranges=self._ranges, exclude=self._exclude)
-        scan = Scan(everybody.candidates(rng=self._rng), self._terms, on_station=heard)
+        scan = Scan(everybody.candidates(rng=self._rng), self._terms, now=self._link.now(), on_station=heard)
 
         def finish() -> list[Station]:
             if scan.dropped:
@@ -332,6 +334,7 @@ class Allocator:
             others=self._others(),
             reserve=reserve,
             unreserve=unreserve,
+            company=self._company,
         )
 
     def _check(self, addresses: list[int], mac: str | None) -> Check:

@@ -37,3 +37,11 @@ class Terms:
     local_addresses: frozenset[int] = frozenset()
     """This host's own, which do not answer on their own link."""
     local_macs: frozenset[bytes] = frozenset()
+
+    @property
+    def longest_trial(self) -> float:
+        """Seconds for the probing of one address: what a fixed timing takes, and the budget on top of it."""
+        timing = self.timing
+        if timing.probe_num is None:
+            return self.budget
+        return self.budget + timing.probe_wait + timing.probe_num * timing.probe_max + timing.announce_wait
