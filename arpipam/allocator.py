@@ -29,6 +29,7 @@ from arpipam.pool import Order, Pool, parse_subnet
 from arpipam.results import Found, Probed, Station
 from arpipam.scan import Scan
 from arpipam.search import Search
+from arpipam.seeker import Company
 from arpipam.terms import Terms
 from arpipam.timing import BUDGET, MISS_PROBABILITY, RATE, Timing, profile
 from arpipam.trial import NO_WITNESS, Outcome, Verdict
@@ -107,6 +108,7 @@ class Allocator:
         self._link = Link(self.interface, progress=self._progress)
         try:
             self.pool, self._terms = self._prepare(self._link)
+            self._company = Company(self._terms)
             self._driver = Driver(self._link, self._rate)
         except BaseException:
             self._link.close()
@@ -131,6 +133,8 @@ class Allocator:
         self._link.look()
         other._link, other._driver, other._store = self._link, self._driver, self.leases
         other.pool, other._terms = other._prepare(self._link)
+        fits = other._terms.longest_trial <= self._terms.longest_trial
+        other._company = self._company if fits else Company(other._terms)
         return other
 
     @property
@@ -229,7 +233,7 @@ class Allocator:
 
         # The pool without what it keeps back: gateway and witnesses are stations too.
         everybody = Pool(self.pool.subnet, ranges=self._ranges, exclude=self._exclude)
-        scan = Scan(everybody.candidates(rng=self._rng), self._terms, on_station=heard)
+        scan = Scan(everybody.candidates(rng=self._rng), self._terms, now=self._link.now(), on_station=heard)
 
         def finish() -> list[Station]:
             if scan.dropped:
@@ -384,6 +388,7 @@ class Allocator:
             others=self._others(),
             reserve=reserve,
             unreserve=unreserve,
+            company=self._company,
         )
 
     def _check(self, addresses: list[int], mac: str | None) -> Check:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from arpipam import arp
 from arpipam.errors import ArpipamError, LinkError
-from arpipam.interest import Interest, union
+from arpipam.interest import Interest, Routes, union
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -53,7 +53,7 @@ class Task(Protocol):
 
     @property
     def interest(self) -> Interest | None:
-        """Which packets it has a use for; None: all."""
+        """Which packets it has a use for, and is given; None: all."""
 
     def outboxes(self) -> Iterable[Outbox | Survey]:
         """Frames that wait to leave."""
@@ -123,7 +123,8 @@ class Driver:
         self._watchers: list[Callable[[ArpPacket, float], None]] = []
         self._calls: deque[Callable[[], None]] = deque()
         self._interest: Interest | None = None
-        self._wanted: list[Interest | None] | None = None
+        self._wanted: list[tuple[Interest | None, Job[Any]]] | None = None
+        self._routes: Routes[Job[Any]] = Routes()
         self._held: frozenset[int] = frozenset()
         self._behind_since: float | None = None
         self.ended: Future[object] = Future()
@@ -301,17 +302,18 @@ class Driver:
             holding.receive(packet, at)
         if (user := self._holdings.get(packet.sender_ip)) is not None and user is not holding:
             user.receive(packet, at)
-        for job in self._jobs:
+        for job in self._routes.receivers(packet):
             job.task.receive(packet, at)
 
     def _focus(self) -> None:
-        """Tell the kernel what is of interest, before any frame leaves whose answer is."""
-        wanted: list[Interest | None] = [None] if self._watchers else [job.task.interest for job in self._jobs]
+        """Tell the kernel what is of interest, and note to whom, before any frame leaves whose answer is."""
+        wanted = [(job.task.interest, job) for job in self._jobs]
         held_now = frozenset(self._holdings)
         if wanted == self._wanted and held_now == self._held:  # as at most turns
             return
         self._wanted, self._held = wanted, held_now
-        interest = union(wanted)
+        self._routes = Routes(wanted)
+        interest = None if self._watchers else union(interest for interest, _ in wanted)
         if interest is not None and self._holdings:
             held = Interest(held_now, frozenset((self.link.mac,)))
             interest = union((interest, held))

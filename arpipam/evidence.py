@@ -12,12 +12,14 @@ hidden behind ten good neighbours.
 
 from __future__ import annotations
 
-from collections import deque
 from math import exp, lgamma
 from typing import TYPE_CHECKING
 
+from arpipam import arp
+from arpipam.control import Control, Probe
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     from arpipam.timing import Timing
 
@@ -25,8 +27,6 @@ MOST_WITNESSES = 4
 """Stations found on the way that are asked along as witnesses; more cost frames and hardly save rounds."""
 LEAST_ROUNDS = 4
 """However many witnesses answer, this many rounds: a burst of loss may last longer than two of them."""
-_SMOOTHING = 0.125
-_OUTSTANDING = 64
 
 
 def miss_probability(probes: int, answered: int, unanswered: int) -> float:
@@ -39,59 +39,80 @@ def miss_probability(probes: int, answered: int, unanswered: int) -> float:
 
 
 class Witness:
-    """Probes to one witness, matched with its answers.
+    """One witness, as one search sees it: what counts of the control experiment, and the round trip of its own probes.
 
     An answer does not say which probe it is for (compare Karn and Partridge, 1987). Two figures enclose the truth: the
     age of the youngest probe, which sets the pace, and the time from the very first probe to the very first answer,
     which is never too short and so says how long to listen.
     """
 
-    def __init__(self) -> None:
-        self.probes = 0
-        self.answers = 0
+    def __init__(self, address: int, mac: bytes, control: Control) -> None:
         self.slowest: float | None = None
         """Upper bound of the round trip, seconds."""
+        self._address = address
+        self._mac = mac
+        self._control = control
         self._first: float | None = None
-        self._waiting: deque[float] = deque(maxlen=_OUTSTANDING)
+        self._start = float("-inf")
 
-    def reset(self) -> None:
+    def reset(self, now: float) -> None:
         """Count anew; what is on the way does not count."""
-        self.probes = self.answers = 0
-        self._waiting.clear()
+        self._start = now
 
-    def sent(self, now: float) -> None:
-        """A probe has left."""
-        self.probes += 1
-        self._waiting.append(now)
+    def sent(self, now: float, *, shared: bool) -> None:
+        """A probe of ours has left."""
+        self._control.sent(self._address, Probe(now, self._mac, shared))
         if self._first is None:
             self._first = now
 
     def heard(self, now: float, patience: float) -> float | None:
-        """An answer: the age of the youngest probe; None where none of the last `patience` seconds waits for one."""
-        if not self._waiting or (self.slowest is not None and now - self._waiting[-1] > patience):
-            return None
-        if self.slowest is None and self._first is not None:
+        """An answer to us: the age of the youngest probe; None where none of the last `patience` seconds waits."""
+        patience = float("inf") if self.slowest is None else patience
+        age = self._control.answered(self._address, self._mac, now, patience)
+        if age is not None and self.slowest is None and self._first is not None:
             self.slowest = now - self._first
-        self.answers += 1
-        return now - self._waiting.pop()
+        return age
 
-    def unanswered(self, now: float, patience: float) -> int:
-        """Probes whose answer is overdue by `patience` seconds; younger ones are not counted either way."""
-        pending = sum(1 for at in self._waiting if now - at < patience)
-        return self.probes - self.answers - pending
+    @property
+    def answers(self) -> int:
+        """Answers to us since the count began."""
+        return sum(probe.answered for probe in self._probes() if probe.mac == self._mac)
+
+    def counts(self, now: float, patience: float) -> tuple[int, int]:
+        """Answered probes, and those whose answer is overdue by `patience` seconds; younger ones count neither way."""
+        answered = unanswered = 0
+        for probe in self._probes():
+            if probe.answered:
+                answered += 1
+            elif now - probe.at >= patience:
+                unanswered += 1
+        return answered, unanswered
+
+    def _probes(self) -> Iterator[Probe]:
+        return self._control.since(self._address, self._start, self._mac)
 
 
 class Evidence:
     """The witnesses of one search, and what follows from them for the pace and the number of probes."""
 
-    def __init__(self, timing: Timing, *, bound: float, required: Iterable[int] = (), alone: bool = False) -> None:
+    def __init__(
+        self,
+        timing: Timing,
+        *,
+        bound: float,
+        required: Iterable[int] = (),
+        alone: bool = False,
+        mac: bytes = arp.NO_MAC,
+        control: Control | None = None,
+    ) -> None:
         self.timing = timing
         self.bound = bound
         self._alone = alone
-        self.required = {address: Witness() for address in required}
+        self._mac = mac
+        self._control = Control() if control is None else control
+        self.required = {address: self._witness(address) for address in required}
         self.others: dict[int, Witness] = {}
-        self.round_trip: float | None = None
-        """Smoothed, seconds; from the youngest probe to the answer."""
+        self._round_at = float("-inf")
 
     @property
     def alone(self) -> bool:
@@ -99,54 +120,68 @@ class Evidence:
         return self._alone and not self.required and not self.others
 
     def under(self, timing: Timing) -> Evidence:
-        """The same witnesses under another timing."""
-        other = Evidence(timing, bound=self.bound, required=self.required, alone=self._alone)
+        """The same witnesses under another timing, in a control experiment of its own."""
+        other = Evidence(timing, bound=self.bound, required=self.required, alone=self._alone, mac=self._mac)
         for address in self.others:
             other.adopt(address)
-        other.round_trip = self.round_trip
+        if self._control.round_trip is not None:
+            other.measure(self._control.round_trip)
         return other
 
     def witnesses(self) -> Collection[int]:
         """Everyone to probe in each round."""
         return [*self.required, *self.others]
 
-    def reset(self) -> None:
+    def reset(self, now: float) -> None:
         """Start the count for a new candidate: the control is run beside the experiment, not before it."""
         for witness in self._all():
-            witness.reset()
+            witness.reset(now)
+
+    def begin_round(self, now: float) -> bool:
+        """Whether a round is due, which is then ours to send; else that of another search stands beside our probe."""
+        self._round_at = now
+        return self._control.begin_round(now, self.gap())
+
+    def strangers(self) -> Collection[int]:
+        """Those that have yet to answer us: all that are required, or else one of the others; until then, we ask them.
+
+        Nobody else's answer stands for that: a switch may let others pass and refuse this MAC.
+        """
+        if self.required:
+            return self.silent()
+        return [] if self.answered() else list(self.others)
 
     def adopt(self, address: int) -> None:
         """A station that has answered is a witness from now on."""
         if address not in self.required and len(self.others) < MOST_WITNESSES:
-            self.others.setdefault(address, Witness())
+            self.others.setdefault(address, self._witness(address))
 
-    def sent(self, address: int, now: float) -> None:
-        """A probe to a witness has left."""
-        (self.required.get(address) or self.others[address]).sent(now)
+    def sent(self, address: int, now: float, *, shared: bool = False) -> None:
+        """A probe of ours to a witness has left, in a round that all searches share, or for this one only."""
+        (self.required.get(address) or self.others[address]).sent(now, shared=shared)
 
     def heard(self, address: int, now: float) -> None:
         """A station answered us; it counts if it is a witness, and only as the answer to a probe of ours."""
         witness = self.required.get(address) or self.others.get(address)
         if witness is None:
             return
-        sample = witness.heard(now, self._patience())
-        if sample is not None:
-            self.measure(sample)
+        age = witness.heard(now, self._patience())
+        if age is not None:  # the youngest probe of ours may have been the candidate's, in a round that another sent
+            self.measure(min(age, now - self._round_at))
 
     def measure(self, sample: float) -> None:
-        """Take a round trip into account (smoothed as in RFC 6298, section 2)."""
-        self.round_trip = (
-            sample if self.round_trip is None else self.round_trip + _SMOOTHING * (sample - self.round_trip)
-        )
+        """Take a round trip into account, seconds."""
+        self._control.measure(sample)
 
     def gap(self) -> float:
         """Time from one round to the next, seconds: two round trips within the timing's limits."""
         low, high = self.timing.probe_min, self.timing.probe_max
         if self.alone:
             return low
-        if self.round_trip is None:  # nobody has answered yet: as if the round trip were as long as the floor
+        round_trip = self._control.round_trip
+        if round_trip is None:  # nobody has answered yet: as if the round trip were as long as the floor
             return max(low, self.timing.announce_wait)
-        return min(max(low, 2 * self.round_trip), high)
+        return min(max(low, 2 * round_trip), high)
 
     def settle(self) -> float:
         """Seconds to listen after the last probe: the slowest witness and a quarter, at least the floor."""
@@ -156,7 +191,7 @@ class Evidence:
         """The chance that a used address stayed silent to `probes` probes; None where no witness can say."""
         # Pessimistic where the round trip is longer than that; by the end of the listening all are answered or overdue.
         patience = 0.75 * self.gap()
-        counts = [(w.answers, w.unanswered(now, patience)) for w in self._all()]
+        counts = [witness.counts(now, patience) for witness in self._all()]
         answered, unanswered = sum(s for s, _ in counts), sum(f for _, f in counts)
         if self.alone or not answered:
             return None
@@ -169,23 +204,24 @@ class Evidence:
             return probes >= self.timing.probe_num
         if self.alone:
             return probes >= LEAST_ROUNDS
-        if probes < LEAST_ROUNDS or self.silent():
+        if probes < LEAST_ROUNDS or self.strangers():
             return False
         miss = self.miss(probes, now)
         return miss is not None and miss <= self.bound
 
     def silent(self) -> list[int]:
-        """The required witnesses that have not answered since the count began."""
+        """The required witnesses that have not answered us since the count began."""
         return [address for address, witness in self.required.items() if not witness.answers]
 
     def loss(self) -> float:
         """The share of witness probes that stayed unanswered since the count began."""
-        probes = sum(w.probes for w in self._all())
-        return 1 - sum(w.answers for w in self._all()) / probes if probes else 0.0
+        counts = [witness.counts(float("inf"), 0) for witness in self._all()]
+        answered, unanswered = sum(s for s, _ in counts), sum(f for _, f in counts)
+        return unanswered / (answered + unanswered) if unanswered else 0.0
 
     def answered(self) -> bool:
-        """Whether any witness answered since the count began."""
-        return any(w.answers for w in self._all())
+        """Whether any witness answered us since the count began."""
+        return any(witness.answers for witness in self._all())
 
     def _slowest(self) -> float:
         """The round trip of the slowest witness that must answer, or else of the fastest there is; never too short."""
@@ -196,6 +232,9 @@ class Evidence:
     def _patience(self) -> float:
         """From when on an answer is overdue, seconds."""
         return max(0.75 * self.gap(), self._slowest())
+
+    def _witness(self, address: int) -> Witness:
+        return Witness(address, self._mac, self._control)
 
     def _all(self) -> list[Witness]:
         return [*self.required.values(), *self.others.values()]

@@ -7,14 +7,16 @@ questions, and what others probe for or announce among the addresses that we may
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from arpipam import arp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from arpipam.arp import ArpPacket
+
+T = TypeVar("T")
 
 MOST_ADDRESSES = 128
 """A filter that names more takes more memory than the kernel allows by default (net.core.optmem_max)."""
@@ -36,11 +38,15 @@ class Interest(NamedTuple):
     """Packets whose target MAC is one of these: answers to our questions."""
     span: tuple[int, int] | None = None
     """Probes for and announcements of addresses from the first to the last of these."""
+    senders: frozenset[int] = frozenset()
+    """Packets from these, if not for them."""
 
     def wants(self, packet: ArpPacket) -> bool:
         """Whether the packet is of use. The filter made of `program` decides in the same way."""
         sender, target = packet.sender_ip, packet.target_ip
         if sender in self.addresses or target in self.addresses or packet.target_mac in self.macs:
+            return True
+        if sender in self.senders:
             return True
         if self.span is None or sender not in {arp.UNSPECIFIED, target}:
             return False
@@ -59,9 +65,9 @@ class Interest(NamedTuple):
                 (_EQUAL, 0, 1, low),
                 kept,
             ]
-        for offset in (_SENDER_IP, _TARGET_IP):
+        for offset, addresses in ((_SENDER_IP, self.addresses | self.senders), (_TARGET_IP, self.addresses)):
             steps.append((_LOAD_WORD, 0, 0, offset))
-            for address in sorted(self.addresses):
+            for address in sorted(addresses):
                 steps += [(_EQUAL, 0, 1, address), kept]
         if self.span is not None:
             steps += [
@@ -82,14 +88,57 @@ def union(interests: Iterable[Interest | None]) -> Interest | None:
     addresses: set[int] = set()
     macs: set[bytes] = set()
     spans: list[tuple[int, int]] = []
+    senders: set[int] = set()
     for interest in interests:
         if interest is None:
             return None
         addresses |= interest.addresses
         macs |= interest.macs
+        senders |= interest.senders
         if interest.span is not None:
             spans.append(interest.span)
-    if len(addresses) > MOST_ADDRESSES or len(macs) > MOST_ADDRESSES:
+    if len(addresses | senders) > MOST_ADDRESSES or len(macs) > MOST_ADDRESSES:
         return None
     span = (min(first for first, _ in spans), max(last for _, last in spans)) if spans else None
-    return Interest(frozenset(addresses), frozenset(macs), span)
+    return Interest(frozenset(addresses), frozenset(macs), span, frozenset(senders))
+
+
+class Routes(Generic[T]):
+    """Who has a use for a packet: each receiver gets what its own interest wants, as if it were alone on the link.
+
+    Where many search at the same moment, most packets concern one of them; looking each up costs less than asking all.
+    """
+
+    def __init__(self, wanted: Iterable[tuple[Interest | None, T]] = ()) -> None:
+        self._everything: list[T] = []
+        self._by_sender: dict[int, list[T]] = {}
+        self._by_target: dict[int, list[T]] = {}
+        self._by_mac: dict[bytes, list[T]] = {}
+        self._spans: list[tuple[tuple[int, int], T]] = []
+        for interest, receiver in wanted:
+            if interest is None:
+                self._everything.append(receiver)
+                continue
+            for address in interest.addresses | interest.senders:
+                self._by_sender.setdefault(address, []).append(receiver)
+            for address in interest.addresses:
+                self._by_target.setdefault(address, []).append(receiver)
+            for mac in interest.macs:
+                self._by_mac.setdefault(mac, []).append(receiver)
+            if interest.span is not None:
+                self._spans.append((interest.span, receiver))
+
+    def receivers(self, packet: ArpPacket) -> Collection[T]:
+        """Each of them once."""
+        sender, target = packet.sender_ip, packet.target_ip
+        found = dict.fromkeys(self._everything)
+        for receivers in (
+            self._by_sender.get(sender),
+            self._by_target.get(target),
+            self._by_mac.get(packet.target_mac),
+        ):
+            if receivers is not None:
+                found.update(dict.fromkeys(receivers))
+        if sender in {arp.UNSPECIFIED, target}:
+            found.update((receiver, None) for (first, last), receiver in self._spans if first <= target <= last)
+        return found

@@ -26,7 +26,12 @@ class Scan:
     """Asks every address, and those that stay silent at least once more, until a round brings no answer."""
 
     def __init__(
-        self, addresses: Iterable[int], terms: Terms, *, on_station: Callable[[int, Answer], None] | None = None
+        self,
+        addresses: Iterable[int],
+        terms: Terms,
+        *,
+        now: float,
+        on_station: Callable[[int, Answer], None] | None = None,
     ) -> None:
         self.done = False
         self.error: None = None
@@ -39,7 +44,7 @@ class Scan:
         if terms.canary is not None and terms.own_address:
             self._outbox.put(arp.request(terms.own_mac, terms.own_address, terms.canary))
         self._known = 0
-        self.survey.add(address for address in addresses if address not in terms.local_addresses)
+        self.survey.add((address for address in addresses if address not in terms.local_addresses), now)
 
     @property
     def deadline(self) -> float | None:
@@ -81,4 +86,4 @@ class Scan:
             self.done = True
         else:
             self.rounds += 1
-            self.survey.ask_again()
+            self.survey.ask_again(now)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from arpipam.acd import Acd
     from arpipam.arp import ArpPacket
+    from arpipam.seeker import Company
     from arpipam.terms import Terms
     from arpipam.trial import Outcome
 
@@ -61,8 +62,9 @@ class Search(Seeker):
         others: Iterable[int] = (),
         reserve: Callable[[int], bool] = lambda _: True,
         unreserve: Callable[[int], None] = lambda _: None,
+        company: Company | None = None,
     ) -> None:
-        super().__init__(mac, terms, rng=rng, now=now, others=others)
+        super().__init__(mac, terms, rng=rng, now=now, others=others, company=company)
         self.found: FreeAddress | None = None
         self.contentions = 0
         self._candidates = candidates
@@ -88,8 +90,8 @@ class Search(Seeker):
         """Take in a packet from the link."""
         super().receive(packet, now)
         if (
-            packet.is_probe
-            and packet.target_ip in self._offered
+            packet.target_ip in self._offered
+            and packet.is_probe
             and packet.sender_mac != self.mac
             and packet.sender_mac not in self.terms.local_macs
         ):
@@ -178,7 +180,7 @@ class Search(Seeker):
         if outcome.verdict is Verdict.IN_USE:
             # The survey missed it, so it may have missed others as well.
             self.survey.note(address, Answer(outcome.mac or b"", None))
-            self.survey.repeat()
+            self.survey.repeat(now)
             self._survey([], now)
         else:
             self.contentions += 1
@@ -203,7 +205,7 @@ class Search(Seeker):
             self._choose(now)
             return
         self._rivals.clear()
-        self.survey.forget(self._contended)
+        self.survey.forget(self._contended, now)
         self._contended = []
         self._survey([], now)
 

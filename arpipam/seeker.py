@@ -12,11 +12,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from arpipam import arp
+from arpipam.control import Control
 from arpipam.errors import ArpipamError, UnknownError
 from arpipam.evidence import Evidence
 from arpipam.interest import Interest
 from arpipam.outbox import Outbox
-from arpipam.survey import Answer, Survey
+from arpipam.survey import Answer, Recent, Survey
 from arpipam.trial import NO_WITNESS, Canary, Trial
 
 if TYPE_CHECKING:
@@ -38,13 +39,30 @@ SURVEY_ROUNDS = 2
 _LONGEST_LISTENING = 0.1
 
 
+class Company:
+    """What the searches on one link share while they run: the control experiment, and what their surveys asked."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.control = Control(terms.longest_trial)
+        self.recent = Recent()
+
+
 class Seeker:
     """The common part of `Search` and `Check`: surveys, then a `Trial` as `_choose` decides.
 
     Where no witness is named, stations of the link are looked for first, among `others` (addresses of the same subnet).
     """
 
-    def __init__(self, mac: bytes, terms: Terms, *, rng: random.Random, now: float, others: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        mac: bytes,
+        terms: Terms,
+        *,
+        rng: random.Random,
+        now: float,
+        others: Iterable[int] = (),
+        company: Company | None = None,
+    ) -> None:
         self.mac = mac
         """The MAC that will own the address: probes are sent from it."""
         self.terms = terms
@@ -53,15 +71,24 @@ class Seeker:
         """Why there is no outcome, once `done`."""
         self.started = now
         self.canary = Canary(terms.canary)
+        company = Company(terms) if company is None else company
         self.evidence = Evidence(
-            terms.timing, bound=terms.miss_probability, required=terms.witnesses, alone=terms.alone
+            terms.timing,
+            bound=terms.miss_probability,
+            required=terms.witnesses,
+            alone=terms.alone,
+            mac=mac,
+            control=company.control,
         )
         self.trial: Trial | None = None
         self._rng = rng
         self._others = islice(others, WITNESS_HUNT)
         # Where the interface has no address its requests are probes, which contend with others': ask once.
         rounds = SURVEY_ROUNDS if terms.own_address else 1
-        self.survey = Survey(terms.own_mac, terms.own_address, rounds=rounds, on_answer=self._answered)
+        company.control.join(now)
+        self.survey = Survey(
+            terms.own_mac, terms.own_address, rounds=rounds, on_answer=self._answered, recent=company.recent
+        )
         self._outbox = Outbox()
         self._span: tuple[int, int] | None = None
         """From the first to the last of the addresses that may be chosen; in between may be others."""
@@ -69,7 +96,7 @@ class Seeker:
         self._interest_of: tuple[Trial | None, tuple[int, int] | None] | None = None
         self._pause_until: float | None = None
         self._listening_since = now
-        self.survey.add(n for n in terms.neighbours if n not in terms.witnesses)
+        self.survey.add((n for n in terms.neighbours if n not in terms.witnesses), now)
         self._ask_witnesses()
 
     @property
@@ -90,7 +117,9 @@ class Seeker:
         """Which packets it has a use for."""
         if self._interest_of != (self.trial, self._span):  # asked at every turn, and seldom another
             tried = () if self.trial is None else self.trial.acds
-            self._interest = Interest(frozenset(tried), frozenset((self.mac, self.terms.own_mac)), self._span)
+            ours = frozenset((self.mac, self.terms.own_mac))
+            canary = frozenset(() if self.canary.address is None else (self.canary.address,))
+            self._interest = Interest(frozenset(tried), ours, self._span, canary)
             self._interest_of = self.trial, self._span
         return self._interest
 
@@ -105,8 +134,9 @@ class Seeker:
         """Take in a packet from the link."""
         if packet.sender_mac == self.mac:
             return
-        self.canary.receive(packet)
-        self.survey.receive(packet, now)
+        if packet.sender_ip != arp.UNSPECIFIED:  # a probe shows no station; when many search, most packets are probes
+            self.canary.receive(packet)
+            self.survey.receive(packet, now)
         if self.trial is not None:
             self.trial.receive(packet, now)
         elif packet.operation == arp.REPLY and packet.target_mac == self.mac:
@@ -131,7 +161,7 @@ class Seeker:
             rounds = self.trial.rounds
             self.trial.advance(now)
             if self.trial.rounds > rounds:
-                self.survey.ask_again()
+                self.survey.ask_again(now)
             if self.trial.done:
                 trial, self.trial = self.trial, None
                 self._tried(trial, now)
@@ -155,7 +185,7 @@ class Seeker:
 
     def _survey(self, addresses: Iterable[int], now: float) -> None:
         """Ask for these too, and listen before the next choice."""
-        self.survey.add(addresses)
+        self.survey.add(addresses, now)
         self._ask_witnesses()
         self._listening_since = now
 

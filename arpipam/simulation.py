@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from arpipam.arp import ArpPacket
     from arpipam.errors import ArpipamError
     from arpipam.outbox import Outbox
+    from arpipam.seeker import Company
     from arpipam.survey import Survey
     from arpipam.terms import Terms
 
@@ -130,10 +131,20 @@ class Station:
 
 
 class Claimer:
-    """A host that looks for one address, claims it, and defends it from then on."""
+    """A host that looks for one address, claims it, and defends it from then on.
+
+    Those of one `company` are one host: its searches share what they may, and so have the same `terms`.
+    """
 
     def __init__(
-        self, link: VirtualLink, mac: bytes, terms: Terms, candidates: Callable[[], Iterable[int]], *, seed: int
+        self,
+        link: VirtualLink,
+        mac: bytes,
+        terms: Terms,
+        candidates: Callable[[], Iterable[int]],
+        *,
+        seed: int,
+        company: Company | None = None,
     ) -> None:
         self.mac = mac
         self.acd: Acd | None = None
@@ -142,6 +153,7 @@ class Claimer:
         self._link = link
         self._terms = terms
         self._candidates = candidates
+        self._company = company
         self._rng = random.Random(seed)
         self._search: Search | None = None
 
@@ -172,7 +184,9 @@ class Claimer:
         """Do what is due."""
         if self._search is None:
             candidates, others = iter(self._candidates()), self._candidates()
-            self._search = Search(candidates, self.mac, self._terms, rng=self._rng, now=now, others=others)
+            self._search = Search(
+                candidates, self.mac, self._terms, rng=self._rng, now=now, others=others, company=self._company
+            )
         search = self._search
         if self.acd is None and self.error is None:
             self._flush(search.outboxes(), now)

@@ -3,7 +3,8 @@
 A survey asks with the interface's own address as sender, which is nobody's conflict, and so finds the stations of a
 full network in one round trip. It also hears what was not meant for us: an address that anybody sends from is used.
 
-Silence in a survey proves nothing; it only says which addresses are worth RFC 5227 probes.
+Silence in a survey proves nothing; it only says which addresses are worth RFC 5227 probes. So searches that run at the
+same moment on one link need not all ask the same: what one of them asks counts for all (`Recent`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from arpipam.arp import ArpPacket
 
 
+FRESH = 0.25
+"""Seconds for which a request serves the other searches of the link."""
+_NEVER = float("-inf")
+
+
 class Answer(NamedTuple):
     """A station that showed itself; the round trip in seconds, or None where it did not answer a question of ours."""
 
@@ -28,78 +34,136 @@ class Answer(NamedTuple):
     """It answered a question of this host, if not of this survey."""
 
 
+class Recent:
+    """What the surveys of one link have asked in the last moment, and who has answered."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, float] = {}
+        """When each address was asked for last, the longest ago first."""
+        self._answers: dict[int, Answer] = {}
+
+    def asked(self, address: int, now: float) -> None:
+        """A request has left."""
+        self._asked.pop(address, None)
+        self._asked[address] = now
+        self._answers.pop(address, None)
+        while self._asked[oldest := next(iter(self._asked))] < now - FRESH:
+            del self._asked[oldest]
+            self._answers.pop(oldest, None)
+
+    def answered(self, address: int, answer: Answer) -> None:
+        """A station showed itself."""
+        if address in self._asked:
+            self._answers[address] = answer
+
+    def last(self, address: int) -> tuple[float, Answer | None]:
+        """When it was asked for, minus infinity where that is long ago; and the answer since then."""
+        return self._asked.get(address, _NEVER), self._answers.get(address)
+
+
 class Survey:
     """Asks for addresses, up to `rounds` times each while they stay silent. Is an outbox of its own requests.
+
+    What another survey of the same link (`recent`) has asked meanwhile is one of those times, and is not asked again.
 
     `sender` is the interface's own address; 0 where it has none: then the requests are probes.
     The state is bounded by the addresses that were added: what else is on the wire leaves no trace here.
     """
 
     def __init__(
-        self, mac: bytes, sender: int, *, rounds: int, on_answer: Callable[[int, Answer], None] | None = None
+        self,
+        mac: bytes,
+        sender: int,
+        *,
+        rounds: int,
+        on_answer: Callable[[int, Answer], None] | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self.silent: dict[int, int] = {}
         """Addresses without an answer, in the order in which they were added, and how often each was asked."""
         self.answers: dict[int, Answer] = {}
-        self.last_sent = float("-inf")
+        self.last_sent = _NEVER
         self._mac = mac
         self._rounds = rounds
         self._on_answer = on_answer
+        self._recent = Recent() if recent is None else recent
         self._frame = (arp.request(mac, sender, 0) if sender else arp.probe(mac, 0))[:-4]
         self._asked: dict[int, float] = {}
         self._queue: deque[int] = deque()
+        self._queued_at = _NEVER
 
-    def add(self, addresses: Iterable[int]) -> None:
+    def add(self, addresses: Iterable[int], now: float) -> None:
         """Ask for these too."""
         new = [address for address in addresses if address not in self.silent and address not in self.answers]
         self.silent.update(dict.fromkeys(new, 0))
-        self._queue.extend(new)
+        self._enqueue(new, now)
 
-    def ask_again(self) -> None:
+    def ask_again(self, now: float) -> None:
         """Another round for whoever is silent and has rounds left, unless the last one is still on its way out."""
         if not self._queue:
-            self._queue.extend(address for address, asked in self.silent.items() if asked < self._rounds)
+            self._enqueue([address for address, asked in self.silent.items() if asked < self._rounds], now)
 
-    def repeat(self) -> None:
+    def repeat(self, now: float) -> None:
         """Another round for all that are silent: one of them turned out to be there."""
         if not self._queue:
-            self._queue.extend(self.silent)
+            self._enqueue(self.silent, now)
 
-    def forget(self, addresses: Iterable[int]) -> None:
+    def forget(self, addresses: Iterable[int], now: float) -> None:
         """Ask for these anew, whatever is known of them."""
         addresses = list(addresses)
         for address in addresses:
             self.answers.pop(address, None)
             self.silent[address] = 0
-        self._queue.extend(addresses)
+        self._enqueue(addresses, now)
 
     def receive(self, packet: ArpPacket, now: float) -> None:
         """Take note of a sender address that we are interested in."""
         if packet.sender_ip in self.silent and packet.sender_mac != self._mac:
             to_us = packet.operation == arp.REPLY and packet.target_mac == self._mac
-            asked = self._asked.get(packet.sender_ip) if to_us else None
-            self.note(packet.sender_ip, Answer(packet.sender_mac, None if asked is None else now - asked, to_us))
+            asked = max(self._asked.get(packet.sender_ip, _NEVER), self._recent.last(packet.sender_ip)[0])
+            round_trip = now - asked if to_us and asked > _NEVER else None
+            self.note(packet.sender_ip, Answer(packet.sender_mac, round_trip, to_us))
 
     def note(self, address: int, answer: Answer) -> None:
         """A station uses this address."""
         if self.silent.pop(address, None) is None:
             return
         self.answers[address] = answer
+        self._recent.answered(address, answer)
         if self._on_answer is not None:
             self._on_answer(address, answer)
 
     def peek(self) -> bytes | None:
         """The request that is next (see Outbox)."""
-        while self._queue and self._queue[0] not in self.silent:  # it has answered meanwhile
+        while self._queue and (self._queue[0] not in self.silent or self._served(self._queue[0])):
             self._queue.popleft()
         return self._frame + self._queue[0].to_bytes(4, "big") if self._queue else None
 
     def sent(self, now: float) -> None:
         """The request that `peek` showed has left."""
         address = self._queue.popleft()
-        self.last_sent = self._asked[address] = now
-        if address in self.silent:
-            self.silent[address] += 1
+        self._recent.asked(address, now)
+        self._count(address, now)
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    def _enqueue(self, addresses: Iterable[int], now: float) -> None:
+        self._queue.extend(addresses)
+        self._queued_at = now
+
+    def _served(self, address: int) -> bool:
+        """Whether another survey has asked for it lately, and later than this one did."""
+        asked, answer = self._recent.last(address)
+        if asked <= max(self._asked.get(address, _NEVER), self._queued_at - FRESH):
+            return False
+        self._count(address, asked)
+        if answer is not None:
+            self.note(address, answer)
+        return True
+
+    def _count(self, address: int, at: float) -> None:
+        self._asked[address] = at
+        self.last_sent = max(self.last_sent, at)
+        if address in self.silent:
+            self.silent[address] += 1

@@ -39,3 +39,8 @@ class Terms:
     local_addresses: frozenset[int] = frozenset()
     """This host's own, which do not answer on their own link."""
     local_macs: frozenset[bytes] = frozenset()
+
+    @property
+    def longest_trial(self) -> float:
+        """Seconds for the probing of one address: what a fixed timing takes, and the budget on top of it."""
+        return self.budget + self.timing.longest

@@ -97,7 +97,7 @@ class Trial:
         self._start(addresses, now)
 
     def _start(self, addresses: Iterable[int], now: float) -> None:
-        self._evidence.reset()
+        self._evidence.reset(now)
         self.rounds = 0
         self.acds = {
             address: Acd(address, self._mac, self._evidence, rng=self._rng, now=now, local_macs=self._terms.local_macs)
@@ -143,7 +143,7 @@ class Trial:
         for acd in self.acds.values():
             acd.advance(now)
             if acd.outbox and acd.probes >= self.rounds:
-                self._round()
+                self._round(now)
             self._judge(acd, now)
         if now >= self._give_up:
             for address, acd in self.acds.items():
@@ -163,11 +163,13 @@ class Trial:
             return NO_WITNESS
         return ""
 
-    def _round(self) -> None:
+    def _round(self, now: float) -> None:
         self.rounds += 1
-        for witness in self._evidence.witnesses():
-            self._witnessed.put(arp.probe(self._mac, witness), partial(self._evidence.sent, witness))
-        if self._canary.address is not None:
+        evidence = self._evidence
+        shared = evidence.begin_round(now)
+        for witness in evidence.witnesses() if shared else evidence.strangers():
+            self._witnessed.put(arp.probe(self._mac, witness), partial(evidence.sent, witness, shared=shared))
+        if shared and self._canary.address is not None:
             self._witnessed.put(arp.probe(self._mac, self._canary.address))
 
     def _judge(self, acd: Acd, now: float) -> None:

@@ -1,12 +1,14 @@
 """How long until a free address is claimed: by one claimer, and by 8 hosts with 8 claimers each at the same moment.
 
-Each claimer is a process that has its link open already; the time is that of `Allocator.claim`. The crowd's time is
+The claimers of a host are processes of their own, or 8 claims in one process, which share the link and what they ask
+it. Links are open already; the time is that from the word until `AsyncAllocator.claim` returns. The crowd's time is
 also given as a ratio to that of one claimer on the same wire in the same run, since only ratios travel.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import multiprocessing
 import statistics
@@ -18,13 +20,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from arpipam import Allocator, ArpipamError
+from arpipam import ArpipamError, AsyncAllocator
 from arpipam.lab import Lab
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from typing import Any
 
+    from arpipam import Claim
     from arpipam.lab import Host, Wire
 
 FORK = multiprocessing.get_context("fork")  # what is loaded already need not be loaded 64 times
@@ -34,7 +37,7 @@ CLAIMERS = 8
 SINGLES = 9
 """Claims of one claimer, one after the other."""
 CROWDS = 3
-"""Rounds of the whole crowd; the figures are medians over them."""
+"""Rounds of each crowd; the figures are medians over them."""
 LOSSES = (0, 10)
 PATIENCE = 60
 
@@ -48,29 +51,39 @@ class Claimed(NamedTuple):
     error: str
 
 
-def claimer(pipe: Connection, host: Host, witness: str, seed: int) -> None:
-    """Open the link, wait for the word, claim, and hold the address until the next word."""
+def claimer(pipe: Connection, host: Host, witness: str, seed: int, claims: int) -> None:
+    """Open the link, wait for the word, claim, and hold the addresses until the next word."""
     options: dict[str, Any] = {"witnesses": [witness], "state_dir": host.directory / "state", "seed": seed}
-    with host.namespace.inside(), Allocator(host.bridge, **options) as allocator:
-        pipe.send("ready")
-        pipe.recv()
-        started = time.monotonic()
+    held: list[Claim] = []
+
+    async def claim(allocator: AsyncAllocator, started: float) -> Claimed:
         try:
-            claim = allocator.claim("bench")
+            claim = await allocator.claim("bench")
         except ArpipamError as error:
-            pipe.send(Claimed("", "", time.monotonic() - started, str(error)))
-            return
-        pipe.send(Claimed(str(claim.address), claim.mac, time.monotonic() - started, ""))
-        pipe.recv()
-        claim.release(quarantine=0)
+            return Claimed("", "", time.monotonic() - started, str(error))
+        held.append(claim)
+        return Claimed(str(claim.address), claim.mac, time.monotonic() - started, "")
+
+    async def claim_all() -> None:
+        async with AsyncAllocator(host.bridge, **options) as allocator:
+            pipe.send("ready")
+            pipe.recv()
+            started = time.monotonic()
+            pipe.send(await asyncio.gather(*(claim(allocator, started) for _ in range(claims))))
+            await asyncio.to_thread(pipe.recv)
+            for one in held:
+                one.release(quarantine=0)
+
+    with host.namespace.inside():
+        asyncio.run(claim_all())
 
 
-def claim_at_once(wire: Wire, claimers: list[Host], witness: str, seed: int) -> list[Claimed]:
-    """Let one claimer per entry go at the same moment; the wire itself is asked who holds what in the end."""
+def claim_at_once(wire: Wire, processes: list[Host], witness: str, seed: int, claims: int = 1) -> list[Claimed]:
+    """Let all processes make their claims at the same moment; the wire itself is asked who holds what in the end."""
     members = []
-    for number, host in enumerate(claimers):
+    for number, host in enumerate(processes):
         here, there = FORK.Pipe()
-        process = FORK.Process(target=claimer, args=(there, host, witness, seed * 1000 + number))
+        process = FORK.Process(target=claimer, args=(there, host, witness, seed * 1000 + number, claims))
         process.start()
         there.close()
         members.append((process, here))
@@ -83,7 +96,7 @@ def claim_at_once(wire: Wire, claimers: list[Host], witness: str, seed: int) -> 
         if not pipe.poll(PATIENCE):
             sys.exit(f"claims: a claimer had no address after {PATIENCE} s")
         try:
-            claimed.append(pipe.recv())
+            claimed += pipe.recv()
         except EOFError:
             process.join()
             sys.exit(f"claims: a claimer ended by itself, exit code {process.exitcode}")
@@ -108,37 +121,45 @@ def check(wire: Wire, claimed: list[Claimed]) -> None:
 
 
 def measure(wire: Wire, hosts: list[Host], witness: str, loss: int) -> list[dict[str, Any]]:
-    """One claimer and the crowd on the same wire, in turn."""
+    """One claimer and the crowds on the same wire, in turn."""
     wire.loss = loss
     singles: list[float] = []
-    crowds: list[list[float]] = []
+    crowds: dict[int, list[list[float]]] = {CLAIMERS: [], 1: []}  # by the number of processes on each host
     for turn in range(CROWDS):
+        seed = loss * 100 + turn * 10
         for n in range(SINGLES // CROWDS):
-            [one] = claim_at_once(wire, hosts[:1], witness, loss * 100 + turn * 10 + n)
+            [one] = claim_at_once(wire, hosts[:1], witness, seed + n)
             singles.append(one.seconds)
-        crowd = claim_at_once(wire, hosts * CLAIMERS, witness, loss * 100 + turn * 10 + 9)
-        crowds.append(sorted(one.seconds for one in crowd))
+        for processes, results in crowds.items():
+            crowd = claim_at_once(wire, hosts * processes, witness, seed + 9 - processes % 2, CLAIMERS // processes)
+            results.append(sorted(one.seconds for one in crowd))
     single = statistics.median(singles)
-    middle = statistics.median(statistics.median(crowd) for crowd in crowds)
-    last = statistics.median(crowd[-1] for crowd in crowds)
-    return [
+    rows: list[dict[str, Any]] = [
         {
             "loss": loss,
             "claimers": 1,
+            "processes": 1,
             "median_s": single,
             "last_s": max(singles),
             "ratio_median": 1.0,
             "ratio_last": None,
-        },
-        {
-            "loss": loss,
-            "claimers": HOSTS * CLAIMERS,
-            "median_s": middle,
-            "last_s": last,
-            "ratio_median": middle / single,
-            "ratio_last": last / single,
-        },
+        }
     ]
+    for processes, results in crowds.items():
+        middle = statistics.median(statistics.median(crowd) for crowd in results)
+        last = statistics.median(crowd[-1] for crowd in results)
+        rows.append(
+            {
+                "loss": loss,
+                "claimers": HOSTS * CLAIMERS,
+                "processes": HOSTS * processes,
+                "median_s": middle,
+                "last_s": last,
+                "ratio_median": middle / single,
+                "ratio_last": last / single,
+            }
+        )
+    return rows
 
 
 def main() -> None:
@@ -154,7 +175,14 @@ def main() -> None:
         lab.station("gateway", wire, f"{witness}/24")
         results = [row for loss in LOSSES for row in measure(wire, hosts, witness, loss)]
     table = Table(
-        "loss each way", "claimers", "median", "last", "median / one", "last / one", title="until an address is claimed"
+        "loss each way",
+        "claimers",
+        "processes",
+        "median",
+        "last",
+        "median / one",
+        "last / one",
+        title="until an address is claimed",
     )
     for row in results:
         if as_json:
@@ -163,6 +191,7 @@ def main() -> None:
         table.add_row(
             f"{row['loss']} %",
             str(row["claimers"]),
+            str(row["processes"]),
             f"{row['median_s']:.3f} s",
             f"{row['last_s']:.3f} s",
             f"{row['ratio_median']:.2f}",

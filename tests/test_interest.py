@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from arpipam import arp
 from arpipam.arp import ArpPacket
-from arpipam.interest import MOST_ADDRESSES, Interest, union
+from arpipam.interest import MOST_ADDRESSES, Interest, Routes, union
 from arpipam.lab.namespace import Namespace
 from arpipam.link import Link
 
@@ -41,10 +41,11 @@ INTERESTS = st.builds(
     st.frozensets(ADDRESSES, max_size=6),
     st.frozensets(MACS, max_size=4),
     st.none() | SPANS,
+    st.frozensets(ADDRESSES, max_size=3),
 )
-PACKETS = st.builds(ArpPacket, st.sampled_from([1, 2]), MACS, ADDRESSES, MACS, ADDRESSES, MACS, MACS) | st.builds(
-    lambda mac, at, to: ArpPacket(1, mac, at, arp.NO_MAC, at, mac, to), MACS, ADDRESSES, MACS
-)
+PACKETS = st.builds(
+    ArpPacket, st.sampled_from([1, 2]), MACS, ADDRESSES, MACS, ADDRESSES, MACS, MACS, st.just(0)
+) | st.builds(lambda mac, at, to: ArpPacket(1, mac, at, arp.NO_MAC, at, mac, to), MACS, ADDRESSES, MACS)
 
 
 def decide(program: tuple[Step, ...], frame: bytes) -> int:
@@ -98,6 +99,16 @@ def test_the_filter_decides_as_the_interest_does(interest: Interest, packet: Arp
             ArpPacket(2, FEW_MACS[1], 8, FEW_MACS[2], 9, FEW_MACS[1], FEW_MACS[2]),
             False,
         ),
+        (
+            Interest(senders=frozenset({7})),
+            ArpPacket(2, FEW_MACS[1], 7, FEW_MACS[2], 9, FEW_MACS[1], FEW_MACS[2]),
+            True,
+        ),
+        (
+            Interest(senders=frozenset({7})),
+            ArpPacket(1, FEW_MACS[1], 9, arp.NO_MAC, 7, FEW_MACS[1], arp.BROADCAST),
+            False,
+        ),
         (Interest(span=(5, 8)), ArpPacket(1, FEW_MACS[1], 0, arp.NO_MAC, 8, FEW_MACS[1], arp.BROADCAST), True),
         (Interest(span=(5, 8)), ArpPacket(1, FEW_MACS[1], 5, arp.NO_MAC, 5, FEW_MACS[1], arp.BROADCAST), True),
         (Interest(span=(5, 8)), ArpPacket(1, FEW_MACS[1], 0, arp.NO_MAC, 9, FEW_MACS[1], arp.BROADCAST), False),
@@ -149,6 +160,13 @@ def test_more_than_a_filter_can_name_is_everything() -> None:
     macs = [Interest(macs=frozenset({mac.to_bytes(6, "big")})) for mac in range(MOST_ADDRESSES + 1)]
     assert union(macs[:-1]) is not None
     assert union(macs) is None
+
+
+@given(st.lists(st.none() | INTERESTS, max_size=6), PACKETS)
+def test_each_receiver_gets_what_its_own_interest_wants(interests: list[Interest | None], packet: ArpPacket) -> None:
+    routes = Routes((interest, number) for number, interest in enumerate(interests))
+    wanted = [number for number, interest in enumerate(interests) if interest is None or interest.wants(packet)]
+    assert sorted(routes.receivers(packet)) == wanted
 
 
 # The kernel.

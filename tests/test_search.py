@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from arpipam import arp
 from arpipam.errors import PoolExhaustedError, UnknownError
 from arpipam.search import Search
+from arpipam.seeker import Company
 from arpipam.simulation import Claimer, Faults, Station, VirtualLink
 from arpipam.terms import Terms
 from arpipam.timing import LAN, RFC5227
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from arpipam.arp import ArpPacket
 
@@ -58,6 +59,24 @@ class World:
         self.claimers.append(claimer)
         return claimer
 
+    def host(self, number: int, pools: Iterable[Sequence[int]]) -> None:
+        """A host with a search for each of the pools at the same moment."""
+        known = terms(number)
+        company = Company(known)
+        for pool in pools:
+            count = len(self.claimers)
+            self.claimers.append(
+                Claimer(
+                    self.link,
+                    mac(100 + count),
+                    known,
+                    lambda pool=pool: pool,  # type: ignore[misc]
+                    seed=self.seed * 1000 + count,
+                    company=company,
+                )
+            )
+            self.link.attach(self.claimers[-1])
+
     def run(self, limit: float = 120.0) -> list[int]:
         """Until all have ended, and two seconds more; the addresses that are held."""
         self.link.run(limit, stop=lambda: all(claimer.ended for claimer in self.claimers))
@@ -89,6 +108,17 @@ def test_a_used_address_is_never_called_free(loss: float) -> None:
         claimer = world.claimer(range(FIRST, FIRST + 1))
         assert world.run() == [], f"seed {seed}"
         unknown += isinstance(claimer.error, UnknownError)
+    assert unknown <= 2000 * (0.0 if loss == 0 else 0.25)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1, 0.3])
+def test_nor_by_searches_that_share_their_witness(loss: float) -> None:
+    unknown = 0
+    for seed in range(250):
+        world = World(seed, Faults(loss=loss), used=range(FIRST, FIRST + 8))
+        world.host(0, [range(address, address + 1) for address in range(FIRST, FIRST + 8)])
+        assert world.run() == [], f"seed {seed}"
+        unknown += sum(isinstance(claimer.error, UnknownError) for claimer in world.claimers)
     assert unknown <= 2000 * (0.0 if loss == 0 else 0.25)
 
 
@@ -135,6 +165,23 @@ def test_sixty_four_at_once_take_at_most_twice_the_time_of_one() -> None:
         assert len(set(world.run())) == 64
         last.append(max(claimer.claimed_at or 0.0 for claimer in world.claimers))
     assert median(last) <= 2 * max(single)  # virtual time: the same in every run
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1])
+def test_eight_searches_of_one_host_take_no_longer_than_on_eight_hosts_and_half_the_frames(loss: float) -> None:
+    frames, seconds = [0, 0], [0.0, 0.0]
+    for seed in range(30):
+        pools = [[FIRST + (first + n) % 32 for n in range(32)] for first in range(8)]
+        one, eight = World(seed, Faults(loss=loss)), World(seed, Faults(loss=loss))
+        one.host(0, pools)
+        for number, pool in enumerate(pools):
+            eight.host(number, [pool])
+        for kind, world in enumerate((one, eight)):
+            assert len(world.run()) == 8
+            frames[kind] += world.link.frames
+            seconds[kind] += max(claimer.claimed_at or 0.0 for claimer in world.claimers)
+    assert frames[0] <= frames[1] / 2
+    assert seconds[0] <= seconds[1]  # virtual time: the same in every run
 
 
 def test_without_a_witness_nothing_is_free() -> None:

@@ -51,6 +51,22 @@ def test_eight_hosts_with_eight_launches_each_at_ten_percent_loss(lab: Lab, crow
     assert len({outcome.address for outcome in outcomes}) == 64
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_eight_claims_in_one_process_of_each_of_eight_hosts_at_ten_percent_loss(
+    lab: Lab, crowd: Crowd, seed: int
+) -> None:
+    """The eight of a process share the link, and what they ask it."""
+    wire, hosts = hosts_on_a_wire(lab, 8)
+    lab.station("gateway", wire, "172.16.42.254/24")
+    wire.loss = 10
+    for number, host in enumerate(hosts):
+        link = {"witnesses": ["172.16.42.254"], "seed": seed * 100 + number}
+        crowd.add(host.namespace, host.directory / "state", link, claims=8)
+    outcomes = crowd.claim()
+    assert_one_owner_each(wire, outcomes)
+    assert len({outcome.address for outcome in outcomes}) == 64
+
+
 def test_sixty_four_claimers_get_the_last_sixty_four_addresses(lab: Lab, crowd: Crowd) -> None:
     wire, hosts = hosts_on_a_wire(lab, 8)
     wire.loss = 10
