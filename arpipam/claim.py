@@ -153,6 +153,7 @@ class Claim:
         self._store.release(self.lease.id)
 
     def _follow(self) -> None:
+        self._driver.stir(self._acd.address)
         if self._acd.other is not None and self._acd.state is State.LOST:
             self.conflict = arp.mac_text(self._acd.other)
         self._become(_STATES[self._acd.state])
@@ -219,6 +220,7 @@ class Claim:
                 self.answered.clear()
                 self._ask_gap = _ASK_EVERY
                 self._ask_at = self._driver.link.now()
+                self._driver.stir(self._acd.address)
 
         self._driver.call(ask)
 
@@ -276,6 +278,7 @@ class Claim:
 
     def _ask(self) -> None:
         self._acd.outbox.put(self._question)
+        self._driver.stir(self._acd.address)
 
     def _stop(self, state: ClaimState) -> None:
         self._driver.call(lambda: self._end(state)).result()

@@ -120,12 +120,14 @@ class Driver:
         self._filled = link.now()
         self._jobs: list[Job[Any]] = []
         self._holdings: dict[int, Holding] = {}
+        self._stirred: dict[int, Holding] = {}
+        """Those that may have something to do; of thousands that are only watched over, few have at any moment."""
         self._watchers: list[Callable[[ArpPacket, float], None]] = []
         self._calls: deque[Callable[[], None]] = deque()
         self._interest: Interest | None = None
         self._wanted: list[tuple[Interest | None, Job[Any]]] | None = None
         self._routes: Routes[Job[Any]] = Routes()
-        self._held: frozenset[int] = frozenset()
+        self._holding_changed = False
         self._behind_since: float | None = None
         self.ended: Future[object] = Future()
         """Done when it has ended, with the reason: the link is gone, say."""
@@ -198,15 +200,29 @@ class Driver:
 
     def watch(self, watcher: Callable[[ArpPacket, float], None]) -> None:
         """Call `watcher(packet, now)` for every ARP packet on the link from now on, on the driver's thread."""
-        self.call(lambda: self._watchers.append(watcher)).result()
+
+        def add() -> None:
+            self._watchers.append(watcher)
+            self._wanted = None
+            self._focus()
+
+        self.call(add).result()
 
     def hold(self, address: int, holding: Holding) -> None:
         """Keep a claim from now on. On the driver's thread only."""
-        self._holdings[address] = holding
+        self._holdings[address] = self._stirred[address] = holding
+        self._holding_changed = True
 
     def let_go(self, address: int) -> None:
         """Stop keeping it. On the driver's thread only."""
         self._holdings.pop(address, None)
+        self._stirred.pop(address, None)
+        self._holding_changed = True
+
+    def stir(self, address: int) -> None:
+        """What is kept for the address has been changed from outside. On the driver's thread only."""
+        if (holding := self._holdings.get(address)) is not None:
+            self._stirred[address] = holding
 
     def holding(self, address: int) -> Holding | None:
         """What is kept for an address: the link does not hear its own answers. On the driver's thread only."""
@@ -251,7 +267,7 @@ class Driver:
             return
         now = self.link.now()
         emptied = self._read(now)
-        for holding in list(self._holdings.values()):
+        for holding in list(self._stirred.values()):
             holding.advance(now)
         if emptied:
             for job in list(self._jobs):
@@ -299,8 +315,10 @@ class Driver:
             watcher(packet, at)
         # both: who asks for one claimed address may be using another one
         if (holding := self._holdings.get(packet.target_ip)) is not None:
+            self._stirred[packet.target_ip] = holding
             holding.receive(packet, at)
         if (user := self._holdings.get(packet.sender_ip)) is not None and user is not holding:
+            self._stirred[packet.sender_ip] = user
             user.receive(packet, at)
         for job in self._routes.receivers(packet):
             job.task.receive(packet, at)
@@ -308,14 +326,13 @@ class Driver:
     def _focus(self) -> None:
         """Tell the kernel what is of interest, and note to whom, before any frame leaves whose answer is."""
         wanted = [(job.task.interest, job) for job in self._jobs]
-        held_now = frozenset(self._holdings)
-        if wanted == self._wanted and held_now == self._held:  # as at most turns
+        if wanted == self._wanted and not self._holding_changed:  # as at most turns
             return
-        self._wanted, self._held = wanted, held_now
+        self._wanted, self._holding_changed = wanted, False
         self._routes = Routes(wanted)
         interest = None if self._watchers else union(interest for interest, _ in wanted)
         if interest is not None and self._holdings:
-            held = Interest(held_now, frozenset((self.link.mac,)))
+            held = Interest(frozenset(self._holdings), frozenset((self.link.mac,)))
             interest = union((interest, held))
         if interest != self._interest:
             self._interest = interest
@@ -330,10 +347,12 @@ class Driver:
         """Send what may leave now; False when the kernel had no room."""
         self._tokens = min(self._tokens + (now - self._filled) * self._rate, max(1.0, self._rate * _BURST))
         self._filled = now
-        for holding in list(self._holdings.values()):  # an answer is never held back by the pace of a search
+        for address, holding in list(self._stirred.items()):  # no answer is held back by the pace of a search
             if not self._flush(holding.outbox, 2**31):
                 return False
             holding.advance(now)  # what has just left may be a step forward
+            if holding.deadline is None and not holding.outbox:
+                self._stirred.pop(address, None)
         for job in self._jobs:
             for outbox in job.task.outboxes():
                 if self._tokens < 1:
@@ -360,7 +379,7 @@ class Driver:
         if jammed:
             return _RETRY
         now = self.link.now()
-        due = [holding.deadline for holding in self._holdings.values()]
+        due = [holding.deadline for holding in self._stirred.values()]
         due += [job.task.deadline for job in self._jobs]
         if any(len(outbox) for job in self._jobs for outbox in job.task.outboxes()):
             due.append(now + max(0.0, 1 - self._tokens) / self._rate)

@@ -119,13 +119,18 @@ class Evidence:
         """There is no other station, says the caller, and none has shown itself: no bound can be stated."""
         return self._alone and not self.required and not self.others
 
+    @property
+    def round_trip(self) -> float | None:
+        """Smoothed, seconds; None before the first answer."""
+        return self._control.round_trip
+
     def under(self, timing: Timing) -> Evidence:
         """The same witnesses under another timing, in a control experiment of its own."""
         other = Evidence(timing, bound=self.bound, required=self.required, alone=self._alone, mac=self._mac)
         for address in self.others:
             other.adopt(address)
-        if self._control.round_trip is not None:
-            other.measure(self._control.round_trip)
+        if self.round_trip is not None:
+            other.measure(self.round_trip)
         return other
 
     def witnesses(self) -> Collection[int]:
@@ -178,7 +183,7 @@ class Evidence:
         low, high = self.timing.probe_min, self.timing.probe_max
         if self.alone:
             return low
-        round_trip = self._control.round_trip
+        round_trip = self.round_trip
         if round_trip is None:  # nobody has answered yet: as if the round trip were as long as the floor
             return max(low, self.timing.announce_wait)
         return min(max(low, 2 * round_trip), high)

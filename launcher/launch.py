@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from arpipam.claim import QUARANTINE, ClaimState
-from arpipam.errors import AddressInUseError, InputError, PoolExhaustedError
+from arpipam.errors import AddressInUseError, ArpipamError, InputError, PoolExhaustedError
 from arpipam.leases import SqliteLeaseStore
 from arpipam.netlink import facts
 from launcher.agent.client import AgentClient, running
@@ -26,7 +26,7 @@ from launcher.agent.lent import ClaimWish
 from launcher.child import StandardInput, signals_held
 from launcher.client import Client, refuse_ours
 from launcher.errors import EngineError
-from launcher.handover import HandOver
+from launcher.handover import HELD, HandOver
 from launcher.options import Options, complain, make_allocator
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class Launch:
         try:
             status = self._client.run(arguments, claim.mac, self._wish.words, keep_open=[claim.holder_fd])
             return self._settle(claim, status, hand_over, standard_input)
-        except EngineError as error:
+        except ArpipamError as error:
             if hand_over.container is None:
                 raise
             complain(PROGRAM, f"{error}; the lease of {claim.address} is kept", error.exit_status)
@@ -267,7 +267,7 @@ class Launch:
             claim.release(quarantine=0.0 if hand_over.container is None else QUARANTINE)
             return status
         claim.bind(self._engine.reference(mine.id))
-        if mine.running:
+        if mine.running and claim.state in HELD:
             hand_over.done.wait(ANSWER_WAIT)
         claim.handed_over()
         return status
@@ -288,6 +288,8 @@ class Launch:
             click.echo(json.dumps(line | {"elapsed_ms": found}), err=True)
         elif state is ClaimState.CONFLICT:
             _tell(f"{claim.conflict} uses {claim.address} too and does not give it up; we no longer defend it")
+        elif state is ClaimState.LINK_LOST:
+            _tell(str(claim.failure))
 
 
 def _utf8(word: str) -> str:

@@ -316,11 +316,11 @@ def test_what_is_meant_for_the_internet_is_not_for_a_socket(
 @pytest.mark.parametrize(
     ("refusal", "kind", "text"),
     [
-        ((409, {"error": "br0: nothing is free", "exit_status": 1}), AddressInUseError, "br0: nothing is free"),
-        ((400, {"error": "no such interface", "exit_status": 2}), InputError, "no such interface"),
-        ((503, {"error": "host2 is silent", "exit_status": 3}), UnknownError, "host2 is silent"),
-        ((503, {"error": "no engine", "exit_status": 125}), EngineError, "no engine"),
-        ((503, {"error": "what", "exit_status": 77}), UnknownError, "what"),
+        ((409, {"error": "br0: nothing is free", "exit_status": 1}), AddressInUseError, "^br0: nothing is free$"),
+        ((400, {"error": "no such interface", "exit_status": 2}), InputError, "^no such interface$"),
+        ((503, {"error": "host2 is silent", "exit_status": 3}), UnknownError, "^host2 is silent$"),
+        ((503, {"error": "no engine", "exit_status": 125}), EngineError, "^no engine$"),
+        ((503, {"error": "what", "exit_status": 77}), UnknownError, "^what$"),
         (
             (404, "404: Not Found\nreally"),
             UnknownError,
@@ -599,7 +599,7 @@ def test_an_agent_that_ends_the_stream_of_a_released_claim_is_not_lost(agent: Fa
     assert claim.failure is None
 
 
-@pytest.mark.parametrize("last", [ABORT, None, {"what": "?"}, {"state": "asleep"}, b"}\n"])
+@pytest.mark.parametrize("last", [ABORT, None, {"what": "?"}, {"state": "asleep"}, {"state": []}, b"}\n", b"[]\n"])
 def test_an_agent_that_dies(agent: FakeAgent, claim: RemoteClaim, last: object) -> None:
     heard: list[ClaimState] = []
     claim.on_change(heard.append)

@@ -51,6 +51,7 @@ class Wire:
     def __init__(self) -> None:
         self.link = Link()
         self.claim: Claim | None = None
+        self.stirred = True
         self.sent: list[tuple[float, ArpPacket]] = []
 
     def call(self, function: Callable[[], T]) -> Future[T]:
@@ -62,11 +63,21 @@ class Wire:
         self.flush()
         return future
 
+    def stir(self, address: int) -> None:
+        """Everything here is looked at in every turn."""
+
+    def stir(self, address: int) -> None:
+        assert address == int(ADDRESS)
+        self.stirred = True
+
     def let_go(self, address: int) -> None:
         assert address == int(ADDRESS)
         self.claim = None
 
     def flush(self) -> None:
+        """Send what waits, and see whether there may be something to do later; else it rests until it is stirred."""
+        if not self.stirred:
+            return
         while self.claim is not None and (frame := self.claim.outbox.peek()) is not None:
             packet = arp.dissect(frame)
             assert isinstance(packet, ArpPacket)
@@ -74,12 +85,13 @@ class Wire:
             self.claim.outbox.sent(self.link.time)
         if self.claim is not None:
             self.claim.advance(self.link.time)  # what has just left may be a step forward, as the driver has it
+            self.stirred = self.claim.deadline is not None or bool(self.claim.outbox)
 
     def run(self, seconds: float) -> None:
         """Let time pass."""
         until = self.link.time + seconds
         self.flush()
-        while self.claim is not None and (due := self.claim.deadline) is not None and due <= until:
+        while self.stirred and self.claim is not None and (due := self.claim.deadline) is not None and due <= until:
             self.link.time = max(due, self.link.time)
             self.claim.advance(self.link.time)
             self.flush()
@@ -89,6 +101,7 @@ class Wire:
         """What is sent in answer to a packet."""
         before = len(self.sent)
         if self.claim is not None:
+            self.stirred = True
             self.claim.receive(packet, self.link.time)
         self.flush()
         return [sent for _, sent in self.sent[before:]]

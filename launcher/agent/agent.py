@@ -17,7 +17,7 @@ from arpipam.errors import ArpipamError, InputError
 from arpipam.fabric import Site
 from arpipam.fabric import load as load_fabric
 from arpipam.leases import SqliteLeaseStore, State
-from arpipam.stations import StationStore
+from arpipam.stations import Stations, StationStore
 from launcher.agent import ready
 from launcher.agent.conflicts import Conflicts
 from launcher.agent.docker_ipam import AddressRequest, Kind, PoolRequest
@@ -34,8 +34,8 @@ from launcher.agent.views import Event, LeaseView, StationView, Status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Mapping
+    from pathlib import Path
 
-    from arpipam.stations import Stations
     from launcher.agent.config import Config
     from launcher.agent.settings import NetworkSettings
     from launcher.engine import View
@@ -64,7 +64,7 @@ class Agent:
         state_dir = config.agent.state_dir
         leases = SqliteLeaseStore(state_dir / "leases.db")
         self._pools = PoolStore(state_dir / "pools.db")
-        self._station_store = StationStore(state_dir / "stations.db")
+        self._station_store = _station_store(state_dir / "stations.db")
         self._stations: dict[str, Stations] = {}
         self._running: dict[str, _Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,7 +122,8 @@ class Agent:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(ArpipamError):
             self._save()
-        self._station_store.close()
+        if self._station_store is not None:
+            self._station_store.close()
         self._pools.close()
         self.tools.leases.close()
 
@@ -345,7 +346,8 @@ class Agent:
 
     def _stations_of(self, interface: str) -> Stations:
         if interface not in self._stations:
-            self._stations[interface] = self._station_store.load(interface)
+            store = self._station_store
+            self._stations[interface] = Stations() if store is None else store.load(interface)
         return self._stations[interface]
 
     async def _save_stations(self) -> None:
@@ -357,8 +359,9 @@ class Agent:
                 logger().warning("stations not saved", reason=str(error))
 
     def _save(self) -> None:
-        for interface, stations in list(self._stations.items()):
-            self._station_store.save(interface, stations)
+        if self._station_store is not None:
+            for interface, stations in list(self._stations.items()):
+                self._station_store.save(interface, stations)
 
     # The engine's news, which come from its thread.
 
@@ -376,6 +379,15 @@ class Agent:
         if self._engine != why:
             self._engine = why
             self.tell(Event(time.time(), "engine lost", text=why))
+
+
+def _station_store(path: Path) -> StationStore | None:
+    """What is remembered of stations is a hint: without its file the agent works all the same."""
+    try:
+        return StationStore(path)
+    except ArpipamError as error:
+        logger().warning("stations are not kept on disk", reason=str(error))
+        return None
 
 
 async def _told(work: Coroutine[Any, Any, None]) -> None:

@@ -100,6 +100,7 @@ class Ledger:
         if not endpoint.running:
             if held.claim.state is ClaimState.GUARDED:
                 held.claim.take_over()
+            held.kept |= held.idle_since is not None
             held.idle_since = None
         elif held.claim.state is not ClaimState.GUARDED:  # it may have started after an older look found it stopped
             if network.audible:
@@ -153,10 +154,15 @@ class Ledger:
             if docker.interface == lease.interface:
                 yield from (endpoint for endpoint in docker.endpoints if endpoint.address == lease.address)
 
-    def stopped(self, lease: Lease) -> bool:
-        """Whether the lease's container is known to exist and not to run."""
-        endpoints = list(self._of(lease))
-        return bool(endpoints) and not any(endpoint.running for endpoint in endpoints)
+    def stopped(self, held: Held) -> bool:
+        """Whether the container that has the address is known to exist and not to run.
+
+        One that starts at this moment does not run yet: what the engine shows is told from that by time alone.
+        """
+        endpoints = list(self._of(held.claim.lease))
+        if self._view is None or not endpoints or any(endpoint.running for endpoint in endpoints):
+            return False
+        return held.kept or held.given is None or self._view.at - held.given > GRACE
 
     def attached(self, lease: Lease) -> str | None:
         """The Docker network by which the running container has its address."""

@@ -62,6 +62,10 @@ class Held:
     claim: Claim
     idle_since: float | None = None
     """Docker gave it back then (monotonic): it is defended until it is known whether a container still keeps it."""
+    given: float | None = None
+    """Docker was given it then (monotonic), by this agent."""
+    kept: bool = False
+    """Docker has given it back since, and a stopped container keeps it."""
     conflict: Conflict | None = None
     conflict_at: float = float("-inf")
 
@@ -92,6 +96,7 @@ class Network:
         self._required: Mapping[IPv4Address, str] = {}
         self._kept: tuple[str, ...] = ()
         self._own_macs: set[bytes] = set()
+        self._first, self._last = int(pool.subnet.network_address), int(pool.subnet.broadcast_address)
         self._left: tuple[float, int] = (-_TABLE, 0)
 
     # The link.
@@ -294,6 +299,8 @@ class Network:
                 await asyncio.to_thread(claim.release)
             raise
         self._keep(claim, POLICIES[self.settings.policy], lease)
+        given = self.held[lease.address]
+        given.given, given.kept = time.monotonic(), False
         elapsed = time.monotonic() - started
         self.tools.metrics.claimed(how, elapsed)
         self.tell("handed out", address=str(lease.address), mac=mac, text=f"{how}, {elapsed * 1000:.1f} ms")
@@ -315,7 +322,7 @@ class Network:
             return None
         lease, ledger = held.claim.lease, self.tools.ledger
         starting = lease.mac == mac and not ledger.attached(lease)  # arpipam-run's, which has told us of it already
-        if held.idle_since is None and not starting and not ledger.stopped(lease):
+        if held.idle_since is None and not starting and not ledger.stopped(held):
             whose = "a container that is being started" if lease.container == PENDING else lease.owner
             raise AddressInUseError(f"{self.pool.interface}: {address} belongs to {whose} on this host; take another")
         return held
@@ -441,6 +448,8 @@ class Network:
     def _seen(self, packet: ArpPacket, now: float) -> None:  # noqa: ARG002 - stations are remembered by the calendar
         """A packet on the link; on the driver's thread."""
         mac = packet.sender_mac
+        if not self._first <= packet.sender_ip <= self._last:
+            return
         if mac not in self._own_macs and self._allocator is not None and mac not in self._allocator.link.local_macs:
             self.stations.see(packet.sender_ip, mac, time.time())
 

@@ -199,6 +199,7 @@ def test_removed_networks_leave_nothing(side: AgentOn) -> None:
 
 
 def test_a_given_address_that_is_in_use_is_refused(agent: AgentOn, station: Station) -> None:
+    """Also while the container that has it is being started, and not yet shown as one that runs."""
     line = agent.refused("run", "--rm", "--network", NETWORK, "--ip", FOREIGN, "busybox", "true")
     assert FOREIGN in line
     assert station.mac in line

@@ -33,7 +33,10 @@ def whole(lab: Lab, count: int, **network: object) -> Iterator[tuple[Wire, list[
     """So many hosts with engines, agents and a network with ready addresses; a station on each that nobody knows of."""
     wire, hosts = fabrics.declare(lab, count, engine=True, bridge="lan0")
     fabrics.stations_on(lab, hosts)
-    agents = [AgentOn(host, agent={"quarantine": 2, "compare": 2}, ready=READY, **network) for host in hosts]
+    agents = [
+        AgentOn(host, agent={"quarantine": 2, "compare": 2}, ready=READY, witness=[f"172.16.42.{20 + n}"], **network)
+        for n, host in enumerate(hosts)
+    ]
     with ExitStack() as stack:
         for agent in agents:
             stack.enter_context(agent)
@@ -150,7 +153,7 @@ def test_of_two_claims_that_meet_after_a_cut_both_hosts_keep_the_elder(
         both_claim(wire, agents)
         elder, younger = agents
         macs = [agent.leases()[SHARED].mac for agent in agents]
-        asker = lab.station("asker", elder.host)
+        asker = lab.station("asker", elder.host, "172.16.42.60/24")
         with Watching(agents[0]) as first, Watching(agents[1]) as second:
             watching = [first, second]
             healed = time.monotonic()
