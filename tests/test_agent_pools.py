@@ -110,10 +110,17 @@ def test_given_back_wholly_it_is_gone_at_once(store: PoolStore, path: Path) -> N
     assert store.pools == again(path) == {}
 
 
-def test_a_repeated_request_brings_the_newest_options(store: PoolStore, path: Path) -> None:
+def test_a_second_network_on_a_pool_changes_nothing_for_the_first(store: PoolStore, path: Path) -> None:
     store.request(POOL)
-    newest = Pool("br0", SUBNET, RANGE, {"order": "sticky"})
-    assert store.request(newest) == Pool("br0", SUBNET, RANGE, {"order": "sticky"}, 2)
+    other = Pool("br0", SUBNET, RANGE, {"order": "sticky"})
+    assert store.request(other) == Pool("br0", SUBNET, RANGE, {"order": "random"}, 2)
+    assert again(path) == store.pools
+
+
+def test_an_engine_that_starts_brings_the_options_that_it_has_by_then(store: PoolStore, path: Path) -> None:
+    store.request(POOL)
+    store.recount()
+    assert store.request(Pool("br0", SUBNET, RANGE, {"order": "sticky"})).options == {"order": "sticky"}
     assert again(path) == store.pools
 
 

@@ -64,9 +64,6 @@ class Wire:
         return future
 
     def stir(self, address: int) -> None:
-        """Everything here is looked at in every turn."""
-
-    def stir(self, address: int) -> None:
         assert address == int(ADDRESS)
         self.stirred = True
 

@@ -194,14 +194,14 @@ def test_a_lease_that_was_released_long_ago_is_forgotten_by_number_too(
     monkeypatch.setattr(leases_module, "_MOST_RELEASED", 3)
     held, resting = reserved(store, 100, "db"), reserved(store, 101, "db")
     store.release(resting.id, quarantine=60)
-    for number in range(1, 8):
+    for number in range(1, 10):
         clock.now += 1
         store.release(reserved(store, number, f"web-{number}").id, quarantine=0)
     clock.now += 1
     store.reap()
-    assert [lease.owner for lease in store.leases(states=[State.RELEASED])] == ["web-5", "web-6", "web-7"]
-    assert store.last_address("br0", "web-4") is None
-    assert store.last_address("br0", "web-5") == address(5)
+    assert [lease.owner for lease in store.leases(states=[State.RELEASED])] == ["web-7", "web-8", "web-9"]
+    assert store.last_address("br0", "web-6") is None
+    assert store.last_address("br0", "web-7") == address(7)
     assert store.leases() == [held, store.get(resting.id)]  # what is in use, or rests, does not count
     store.reap()
     assert len(store.leases(states=[State.RELEASED])) == 3
@@ -270,6 +270,14 @@ def test_what_is_handed_out_is_its_owners_under_its_mac_and_outlives_this_proces
     assert other.reap() == []
     assert other.last_address("br0", "web") == address(7)
     assert other.last_address("br0", "ready") is None
+
+
+def test_a_lease_may_come_to_another_owner_and_stay_as_it_is(store: SqliteLeaseStore, other: SqliteLeaseStore) -> None:
+    lease = store.bind(reserved(store, owner="docker").id, "c0ffee")
+    assert store.rename(lease.id, "web") == replace(lease, owner="web")
+    assert other.leases() == [replace(lease, owner="web")]
+    assert other.last_address("br0", "web") == address(7)
+    assert "has no lease 99" in refusal(lambda: store.rename(99, "web"))
 
 
 def test_what_was_given_back_meanwhile_is_not_handed_out(store: SqliteLeaseStore) -> None:

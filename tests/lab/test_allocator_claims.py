@@ -115,12 +115,21 @@ def test_a_released_address_goes_to_nobody_but_its_owner_for_a_while(lan: Lan, o
     assert owners(lan, FREE) == set()
     assert opened.leases() == {FREE: State.QUARANTINED}
     assert str(allocator.find("db").address) == FREE_TOO
-    with pytest.raises(AddressInUseError, match="leased on this host"):
-        allocator.claim("db", FREE)
     with allocator.claim("db") as other, allocator.claim("web") as again:
         assert (str(other.address), str(again.address)) == (FREE_TOO, FREE)
         again.release(quarantine=0)
         assert str(allocator.claim("cache").address) == FREE
+
+
+def test_a_resting_address_goes_to_who_asks_for_it_by_name(lan: Lan, opened: Opener) -> None:
+    allocator = opened(lan)
+    allocator.claim("web", GIVEN).release()
+    assert opened.leases() == {GIVEN: State.QUARANTINED}
+    claim = allocator.claim("db", GIVEN)
+    assert opened.leases(State.CLAIMED) == {GIVEN: State.CLAIMED}
+    with pytest.raises(AddressInUseError, match="leased on this host"):
+        allocator.claim("cache", GIVEN)
+    assert claim.state in (ClaimState.ANNOUNCING, ClaimState.DEFENDING)
 
 
 def test_sticky_order_gives_an_owner_its_last_address(lan: Lan, opened: Opener) -> None:
