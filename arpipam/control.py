@@ -70,13 +70,16 @@ class Control:
     def answered(self, witness: int, mac: bytes, now: float, patience: float) -> float | None:
         """An answer to this MAC: the age of its youngest probe, None where none of the last `patience` seconds waits.
 
-        An answer does not say which probe it is for, but it goes to the MAC that asked: what is the answer to the probe
-        of one search is never taken for the answer to another's.
+        An answer does not say which probe it is for, but it goes to the MAC that asked: the answer to the probe of one
+        search is never taken for the answer to another's. After that to a probe, there is none to an older one: it may
+        be the same once more.
         """
         for probe in reversed(self._probes.get(witness, ())):
             if now - probe.at > patience:
                 break
-            if probe.mac == mac and not probe.answered:
+            if probe.mac == mac:
+                if probe.answered:
+                    break
                 probe.answered = True
                 return now - probe.at
         return None

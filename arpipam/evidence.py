@@ -170,7 +170,7 @@ class Evidence:
         witness = self.required.get(address) or self.others.get(address)
         if witness is None:
             return
-        age = witness.heard(now, self._patience())
+        age = witness.heard(now, self.settle())  # as long as the candidate may take
         if age is not None:  # the youngest probe of ours may have been the candidate's, in a round that another sent
             self.measure(min(age, now - self._round_at))
 
@@ -233,10 +233,6 @@ class Evidence:
         required = [w.slowest for w in self.required.values() if w.slowest is not None]
         others = [w.slowest for w in self.others.values() if w.slowest is not None]
         return max(required, default=min(others, default=0.0))
-
-    def _patience(self) -> float:
-        """From when on an answer is overdue, seconds."""
-        return max(0.75 * self.gap(), self._slowest())
 
     def _witness(self, address: int) -> Witness:
         return Witness(address, self._mac, self._control)

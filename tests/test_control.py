@@ -61,6 +61,26 @@ def test_an_answer_to_one_mac_is_never_one_to_another() -> None:
     assert probes == {ONE: True, TWO: False}
 
 
+def test_an_answer_that_comes_twice_does_not_make_up_for_a_lost_one() -> None:
+    control = Control()
+    one = evidence(control, ONE, WITNESS)
+    one.sent(WITNESS, 0.0, shared=True)
+    one.sent(WITNESS, 0.02, shared=True)
+    for _ in range(3):
+        one.heard(WITNESS, 0.021)
+    assert counts(one) == (1, 1)
+
+
+def test_an_answer_counts_if_it_comes_within_the_time_that_the_candidate_has() -> None:
+    for late, counted in ((0.09, (2, 0)), (0.11, (1, 1))):
+        one = evidence(Control(), ONE, WITNESS)
+        one.sent(WITNESS, 0.0, shared=True)
+        one.heard(WITNESS, 0.001)
+        one.sent(WITNESS, 1.0, shared=True)
+        one.heard(WITNESS, 1.0 + late)
+        assert counts(one) == counted
+
+
 def test_what_may_still_be_answered_counts_neither_way() -> None:
     control = Control()
     one, two = evidence(control, ONE, WITNESS), evidence(control, TWO, WITNESS)

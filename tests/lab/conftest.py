@@ -13,7 +13,8 @@ import pytest
 
 from arpipam import Allocator, ArpipamError
 from arpipam.lab import Lab, cleanup
-from tests.lab.lans import Lan, Opener, make_lan
+from tests.lab.lans import OWN, Lan, Opener, fresh, make_lan
+from tests.lab.tools import using
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from arpipam import Claim
     from arpipam.lab import Namespace
+    from tests.lab.tools import Tool
 
 _FORK = multiprocessing.get_context("fork")  # what is loaded already need not be loaded 64 times
 _PATIENCE = 120
@@ -60,6 +62,20 @@ def opened(tmp_path: Path) -> Iterator[Opener]:
     """Opens allocators."""
     with ExitStack() as stack:
         yield Opener(tmp_path / "state", stack)
+
+
+@pytest.fixture
+def tool(lan: Lan, tmp_path: Path) -> Iterator[Tool]:
+    """arpipam on the host."""
+    yield from using(lan.host, tmp_path / "state")
+
+
+@pytest.fixture
+def tool_elsewhere(laboratory: Lab, tmp_path: Path) -> Iterator[Tool]:
+    """arpipam on a host and a wire of its own."""
+    host = laboratory.host(f"host{fresh()}", laboratory.wire(), f"{OWN}/24")
+    laboratory.start()
+    yield from using(host, tmp_path / "state")
 
 
 @dataclass(frozen=True)

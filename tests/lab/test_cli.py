@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from arpipam import arp
-from arpipam.lab import Host, Lab, Wire
-from arpipam.lab.capture import who_have
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import subprocess
 
     from arpipam.lab.stations import Station
 
-ARPIPAM = str(Path(sys.executable).parent / "arpipam")
-OWN, PRINTER, PHONE, FREE, FREE_TOO = (f"172.16.42.{n}" for n in (1, 3, 30, 2, 4))
-NOT_ROOT = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-LONG = 30.0
-"""Seconds after which a condition that was waited for will not come any more."""
+from tests.lab.lans import FREE, FREE_TOO, LONG, OWN, PRINTER, Lan, announcement, number, owners, until
+from tests.lab.tools import Tool, complaint
 
+PHONE = "172.16.42.30"
+NOT_ROOT = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 PROBE_KEYS = ["address", "verdict", "mac", "rtt_ms", "probes", "miss_probability", "reason"]
 FIND_KEYS = ["address", "prefix", "mac", "elapsed_ms", "probed", "in_use", "miss_probability"]
 SCAN_KEYS = ["address", "mac", "rtt_ms"]
@@ -39,142 +30,17 @@ CLAIM_KEYS = ["address", "prefix", "mac", "state"]
 LEASE_KEYS = ["interface", "address", "prefix", "mac", "owner", "state", "container"]
 
 
-@dataclass(frozen=True)
-class Lan:
-    """A host, a printer and a phone on a wire."""
-
-    lab: Lab
-    wire: Wire
-    host: Host
-    printer: Station
-    phone: Station
-
-
-@dataclass
-class Tool:
-    """arpipam on a host, with a lease store of its own and no Docker engine."""
-
-    host: Host
-    state: Path
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {"ARPIPAM_STATE_DIR": str(self.state), "DOCKER_HOST": f"unix://{self.state}/none", "COLUMNS": "300"}
-
-    def run(self, *words: str, before: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
-        """Run it to its end."""
-        return self.host.command(*before, ARPIPAM, *words, env=self.env | env, timeout=2 * LONG)
-
-    def json(self, *words: str, status: int = 0) -> list[dict[str, Any]]:
-        """What it prints as JSON, when it ends with this status."""
-        done = self.run(*words, "--json")
-        assert done.returncode == status, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    def both(self, *commands: list[str]) -> list[dict[str, Any]]:
-        """What they print as JSON, a line each, when they run side by side."""
-        processes = [self.spawn(*words, "--json") for words in commands]
-        return [json.loads(process.communicate(timeout=LONG)[0]) for process in processes]
-
-    def spawn(self, *words: str, before: tuple[str, ...] = (), **options: Any) -> subprocess.Popen[str]:
-        """Start it."""
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        process = self.host.spawn(*before, ARPIPAM, *words, env=self.env, text=True, **pipes)
-        self.started.append(process)
-        return process
-
-    def claim(self, *words: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-        """Start a claim, and wait until it holds."""
-        process = self.spawn("claim", "--json", *words)
-        assert process.stdout is not None
-        return process, json.loads(process.stdout.readline())
-
-    def terminal(self, *words: str) -> tuple[int, str]:
-        """Run it on a terminal: exit status, and the words that are seen there."""
-        ours, theirs = os.openpty()
-        process = self.spawn(*words, stdin=theirs, stdout=theirs, stderr=theirs)
-        os.close(theirs)
-        seen = b""
-        try:
-            while part := os.read(ours, 4096):
-                seen += part
-        except OSError:  # the other end is closed
-            pass
-        os.close(ours)
-        return process.wait(LONG), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
-
-
 @pytest.fixture(scope="module")
-def lan() -> Iterator[Lan]:
-    with Lab() as lab:
-        wire = lab.wire()
-        host = lab.host("host", wire, f"{OWN}/24")
-        lab.start()
-        host.namespace.ip(["link add down0 type veth peer name down1"])
-        stations = (lab.station(name, wire, f"{at}/24") for name, at in (("printer", PRINTER), ("phone", PHONE)))
-        yield Lan(lab, wire, host, *stations)
+def lan(lan: Lan) -> Lan:
+    """With an interface that is down."""
+    lan.host.namespace.ip(["link add down0 type veth peer name down1"])
+    return lan
 
 
-def using(host: Host, state: Path) -> Iterator[Tool]:
-    tool = Tool(host, state)
-    yield tool
-    for process in tool.started:
-        if process.poll() is None:
-            process.kill()
-            process.send_signal(signal.SIGCONT)
-        process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
-
-
-@pytest.fixture
-def tool(lan: Lan, tmp_path: Path) -> Iterator[Tool]:
-    yield from using(lan.host, tmp_path / "state")
-
-
-@pytest.fixture
-def tool_elsewhere(lan: Lan, tmp_path: Path) -> Iterator[Tool]:
-    """On a host and a wire of its own."""
-    name = f"host{len(lan.lab.hosts)}"
-    host = lan.lab.host(name, lan.lab.wire(), f"{OWN}/24")
-    lan.lab.start()
-    yield from using(host, tmp_path / "state")
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """The first true value of the condition."""
-    end = time.monotonic() + LONG
-    while not (value := condition()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
-    return value
-
-
-def number(address: str) -> int:
-    return int(IPv4Address(address))
-
-
-def owners(lan: Lan, address: IPv4Address | str) -> set[str]:
-    """The MACs that answer for an address at this moment."""
-    return who_have(lan.printer.namespace, "eth0", [str(address)], timeout=0.1, tries=1)[str(address)]
-
-
-def announcement(station: Station, address: str) -> bytes:
-    return arp.announcement(arp.mac_bytes(station.mac), number(address))
-
-
-def complaint(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line on stderr that says why it ended; nothing else was printed."""
-    assert done.stdout == ""
-    [line] = done.stderr.splitlines()
-    assert line.startswith("arpipam: ")
-    return line
-
-
-def states(printed: str) -> list[str]:
-    return [json.loads(line)["state"] for line in printed.splitlines()]
+@pytest.fixture(scope="module", autouse=True)
+def phone(lan: Lan) -> Station:
+    """One more station."""
+    return lan.lab.station("phone", lan.wire, f"{PHONE}/24")
 
 
 # probe
@@ -266,10 +132,10 @@ def test_alone_needs_no_witness(tool_elsewhere: Tool) -> None:
 # scan
 
 
-def test_scan_lists_every_station(lan: Lan, tool: Tool) -> None:
+def test_scan_lists_every_station(lan: Lan, tool: Tool, phone: Station) -> None:
     rows = tool.json("scan", "172.16.42.0/27", "--witness", PRINTER)
     assert [list(row) for row in rows] == [SCAN_KEYS] * 2
-    assert [(row["address"], row["mac"]) for row in rows] == [(PRINTER, lan.printer.mac), (PHONE, lan.phone.mac)]
+    assert [(row["address"], row["mac"]) for row in rows] == [(PRINTER, lan.printer.mac), (PHONE, phone.mac)]
     assert all(row["rtt_ms"] > 0 for row in rows)
 
 
@@ -404,95 +270,3 @@ def test_nothing_is_free_unless_each_witness_answers(lan: Lan, tool: Tool) -> No
     assert row["verdict"] == "unknown"
     assert f"no answer from witness {PRINTER}:" in row["reason"]
     assert [row["address"] for row in tool.json("find", *witnesses)] == [FREE]  # at once, when it is back
-
-
-# claim and leases
-
-
-def test_claim_holds_the_address_until_it_is_interrupted(lan: Lan, tool: Tool) -> None:
-    process, row = tool.claim()
-    assert list(row) == CLAIM_KEYS
-    assert (row["address"], row["prefix"]) == (FREE, 24)
-    until(lambda: owners(lan, FREE) == {row["mac"]})
-    [lease] = tool.json("leases")
-    assert list(lease) == LEASE_KEYS
-    known = {"interface": "docker0", "owner": "arpipam claim", "state": "claimed", "container": ""}
-    assert lease == known | {name: row[name] for name in ("address", "prefix", "mac")}
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGINT)  # who is in a hurry gets no other end
-    out, err = process.communicate(timeout=LONG)
-    assert (process.returncode, err) == (130, "")
-    assert [row["state"], *states(out)] == ["announcing", "defending", "released"]
-    assert owners(lan, FREE) == set()
-    assert [lease["state"] for lease in tool.json("leases")] == ["quarantined"]
-
-
-def test_claim_of_a_given_address_under_a_given_mac(lan: Lan, tool: Tool) -> None:
-    process, row = tool.claim("172.16.42.60", "--mac", "02-00-5E-00-00-60")
-    assert (row["address"], row["mac"]) == ("172.16.42.60", "02:00:5e:00:00:60")
-    until(lambda: owners(lan, "172.16.42.60") == {"02:00:5e:00:00:60"})
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(LONG) == 130
-    assert owners(lan, "172.16.42.60") == set()
-
-
-def test_an_interrupted_search_leaves_nothing(lan: Lan, tool: Tool) -> None:
-    with lan.wire.capture() as capture:
-        process = tool.spawn("claim", "--timing", "rfc5227")  # which takes 4 s at least
-        until(lambda: [packet for _, packet in capture.read() if packet.is_probe and packet.target_ip == number(FREE)])
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=LONG) == ("", "")
-        assert process.returncode == 130
-    assert not [packet for _, packet in capture.packets if packet.sender_ip == number(FREE)]
-    assert tool.json("leases") == []
-
-
-def test_claim_ends_when_another_station_insists(lan: Lan, tool: Tool) -> None:
-    process, row = tool.claim(FREE)
-    while process.poll() is None:
-        lan.printer.send([announcement(lan.printer, FREE)])
-        time.sleep(0.01)
-    out, err = process.communicate(timeout=LONG)
-    assert process.returncode == 1
-    assert err == f"arpipam: {lan.printer.mac} insists on {FREE}, so it was given up; claim another\n"
-    assert [row["state"], *states(out)][-2:] == ["conflict", "released"]
-    assert owners(lan, FREE) == set()
-
-
-def test_claim_says_that_the_link_was_lost(lan: Lan, tool_elsewhere: Tool) -> None:
-    lan.lab.station(f"beside-{tool_elsewhere.host.name}", tool_elsewhere.host, f"{PRINTER}/24")
-    process, _ = tool_elsewhere.claim()
-    tool_elsewhere.host.namespace.ip(["link set docker0 down"])
-    out, err = process.communicate(timeout=LONG)
-    assert process.returncode == 3
-    assert err == f"arpipam: {FREE} was given up: docker0 is down; bring it up: ip link set docker0 up\n"
-    assert states(out)[-2:] == ["link lost", "released"]
-
-
-def test_an_address_that_another_process_holds_is_in_use(lan: Lan, tool: Tool, tmp_path: Path) -> None:
-    _, row = tool.claim(FREE)
-    done = tool.run("claim", FREE)
-    assert done.returncode == 1
-    assert f"{FREE} is leased on this host already" in complaint(done)
-    done = tool.run("claim", FREE, ARPIPAM_STATE_DIR=str(tmp_path / "another"))  # it knows only what the wire says
-    assert done.returncode == 1
-    assert f"{FREE} is in use by {row['mac']}" in complaint(done)
-    until(lambda: owners(lan, FREE) == {row["mac"]})
-
-
-def test_leases_are_given_back_when_their_process_was_killed(tool: Tool) -> None:
-    process, row = tool.claim(FREE)
-    process.kill()
-    process.wait()
-    done = tool.run("leases", "--json")
-    assert done.returncode == 0
-    [line] = done.stderr.splitlines()  # no engine to ask
-    assert "cannot reach the Docker engine" in line
-    lease = json.loads(done.stdout)
-    assert (lease["address"], lease["mac"], lease["state"]) == (FREE, row["mac"], "quarantined")
-
-
-def test_no_leases_are_no_fault(tool: Tool) -> None:
-    done = tool.run("leases")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert not tool.state.exists()
