@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arpipam.allocator import Allocator, AsyncAllocator
+    from arpipam.allocator import Allocator
+    from arpipam.async_allocator import AsyncAllocator
     from arpipam.claim import Claim, ClaimState
     from arpipam.errors import (
         AddressInUseError,
@@ -55,7 +56,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "allocator": ("Allocator", "AsyncAllocator"),
+    "allocator": ("Allocator",),
+    "async_allocator": ("AsyncAllocator",),
     "claim": ("Claim", "ClaimState"),
     "errors": (
         *("AddressInUseError", "ArpipamError", "InputError", "LeaseError", "LinkError", "PoolExhaustedError"),

@@ -4,14 +4,13 @@
         claim = allocator.claim("web-1")
         print(claim.address, claim.mac)
 
-An `Allocator` opens the link when it is entered. `AsyncAllocator` is the same for asyncio.
+An `Allocator` opens the link when it is entered. `AsyncAllocator` (async_allocator.py) is the same for asyncio.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -19,34 +18,35 @@ from arpipam import arp
 from arpipam.acd import Acd
 from arpipam.check import Check
 from arpipam.claim import Claim
+from arpipam.demands import LAST_WITH_CANARY, Demands, parse_address
 from arpipam.driver import Driver, Job
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, UnknownError
 from arpipam.evidence import Evidence
 from arpipam.leases import SqliteLeaseStore
 from arpipam.leases import State as LeaseState
 from arpipam.link import Link
-from arpipam.pool import Order, Pool, parse_subnet
+from arpipam.pool import Pool
 from arpipam.results import Found, Probed, Station
 from arpipam.scan import Scan
 from arpipam.search import Search
 from arpipam.seeker import Company
-from arpipam.terms import Terms
-from arpipam.timing import BUDGET, MISS_PROBABILITY, RATE, Timing, profile
+from arpipam.timing import BUDGET, MISS_PROBABILITY, RATE
 from arpipam.trial import NO_WITNESS, Outcome, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-    from ipaddress import IPv4Interface
+    from ipaddress import IPv4Network
     from types import TracebackType
 
     from arpipam.leases import Lease
+    from arpipam.pool import Order
     from arpipam.search import FreeAddress
     from arpipam.survey import Answer
+    from arpipam.timing import Timing
 
 T = TypeVar("T")
 
 STATE_DIR = Path("/var/lib/arpipam")
-_MOST_NEIGHBOURS = 16
 
 
 class Allocator:
@@ -87,19 +87,24 @@ class Allocator:
         self._given = {name: value for name, value in locals().items() if name not in {"self", "interface"}}
         self.interface = interface
         self.state_dir = Path(state_dir)
-        self._subnet = parse_subnet(subnet) if isinstance(subnet, str) else subnet
-        self._ranges, self._exclude, self._order = ranges, exclude, order
-        self._timing = profile(timing) if isinstance(timing, str) else timing
-        self._confirm, self._avoid = confirm, avoid
-        self._witnesses = [_address(witness, "witness") for witness in witnesses]
-        self._names = {int(address): name for address, name in (names or {}).items()}
-        self._gateway = None if gateway is None else _address(gateway, "gateway")
-        self._alone = alone
-        if not 0 < miss_probability < 1:
-            raise InputError(f"miss probability {miss_probability}: give a number between 0 and 1, such as 1e-6")
-        if budget <= 0 or rate <= 0:
-            raise InputError(f"budget {budget:g} s and rate {rate:g}/s: both must be above 0")
-        self._miss_probability, self._budget, self._rate = miss_probability, budget, rate
+        self._demands = Demands.read(
+            subnet=subnet,
+            ranges=ranges,
+            exclude=exclude,
+            order=order,
+            timing=timing,
+            confirm=confirm,
+            avoid=avoid,
+            witnesses=witnesses,
+            names=names,
+            gateway=gateway,
+            alone=alone,
+            miss_probability=miss_probability,
+            budget=budget,
+        )
+        if rate <= 0:
+            raise InputError(f"rate {rate:g}/s: it must be above 0")
+        self._rate = rate
         self._rng = random.Random(seed)
         self._progress = progress
         self._store, self._own_store = store, store is None
@@ -107,7 +112,7 @@ class Allocator:
     def __enter__(self) -> Self:
         self._link = Link(self.interface, progress=self._progress)
         try:
-            self.pool, self._terms = self._prepare(self._link)
+            self.pool, self._terms = self._demands.on(self._link)
             self._company = Company(self._terms)
             self._driver = Driver(self._link, self._rate)
         except BaseException:
@@ -132,7 +137,7 @@ class Allocator:
         other = Allocator(self.interface, **(self._given | options))
         self._link.look()
         other._link, other._driver, other._store = self._link, self._driver, self.leases
-        other.pool, other._terms = other._prepare(self._link)
+        other.pool, other._terms = other._demands.on(self._link)
         fits = other._terms.longest_trial <= self._terms.longest_trial
         other._company = self._company if fits else Company(other._terms)
         return other
@@ -197,12 +202,12 @@ class Allocator:
 
     def start_probe(self, addresses: Iterable[IPv4Address | str], mac: str | None) -> Job[list[Probed]]:
         """Start what `probe` waits for."""
-        wanted = [_address(address, "address") for address in addresses]
+        wanted = [parse_address(address, "address") for address in addresses]
         subnet = self.pool.subnet
         for address in wanted:
             if address not in subnet:
                 raise InputError(f"address {address} is outside of {subnet}, the subnet on {self.interface}")
-            if subnet.prefixlen <= _LAST_WITH_CANARY and address in {subnet.network_address, subnet.broadcast_address}:
+            if subnet.prefixlen <= LAST_WITH_CANARY and address in {subnet.network_address, subnet.broadcast_address}:
                 self.pool.check(address)  # nobody can have it: it is neither free nor in use
         check = self._check([int(address) for address in wanted], mac)
         leased = self._active()
@@ -232,7 +237,7 @@ class Allocator:
                 on_station(Station.of(address, answer))
 
         # The pool without what it keeps back: gateway and witnesses are stations too.
-        everybody = Pool(self.pool.subnet, ranges=self._ranges, exclude=self._exclude)
+        everybody = Pool(self.pool.subnet, ranges=self._demands.ranges, exclude=self._demands.exclude)
         scan = Scan(everybody.candidates(rng=self._rng), self._terms, now=self._link.now(), on_station=heard)
 
         def finish() -> list[Station]:
@@ -252,7 +257,7 @@ class Allocator:
     def start_claim(self, owner: str, address: IPv4Address | str | None, mac: str | None) -> Job[Claim]:
         """Start what `claim` waits for."""
         if address is not None:
-            return self._claim_given(owner, _address(address, "address"), mac)
+            return self._claim_given(owner, parse_address(address, "address"), mac)
         store = self.leases
         held: dict[int, Lease] = {}
         mac = arp.mac_text(self._mac(mac))
@@ -280,7 +285,7 @@ class Allocator:
 
     def adopt(self, lease: Lease) -> Claim:
         """Defend a lease of this link whose process has ended, from this moment on."""
-        evidence = Evidence(self._timing, bound=self._miss_probability)
+        evidence = Evidence(self._demands.timing, bound=self._demands.miss_probability)
         mac = arp.mac_bytes(lease.mac)
         found = Found(lease.address, lease.prefix, lease.mac, 0.0, 0, 0, None)
 
@@ -325,50 +330,6 @@ class Allocator:
         self._driver.hold(acd.address, claim)
         return claim
 
-    def _prepare(self, link: Link) -> tuple[Pool, Terms]:
-        own = _own_prefix(link.prefixes, self._subnet)
-        if self._subnet is None and own is None:
-            raise InputError(
-                f"{self.interface} has no IPv4 address to take the subnet from; give SUBNET, or set an address"
-            )
-        subnet = self._subnet or IPv4Network(own.network if own else 0)
-        for witness in self._witnesses:
-            if int(witness) in link.local_addresses:
-                raise InputError(
-                    f"witness {witness} is this host's own address; name a station on the other side of the link"
-                )
-        reserved = {*self._witnesses, *([self._gateway] if self._gateway else []), *([own.ip] if own else [])}
-        pool = Pool(
-            subnet,
-            ranges=self._ranges,
-            exclude=self._exclude,
-            reserved=[address for address in reserved if address in subnet],
-            order=self._order,
-        )
-        wire = own.network if own is not None else subnet
-        witnesses = tuple(int(witness) for witness in self._witnesses)
-        gateway = (int(self._gateway),) if self._gateway else ()
-        known = dict.fromkeys([*gateway, *link.gateways, *link.neighbours])
-        neighbours = [
-            n for n in known if n not in link.local_addresses and n not in witnesses and IPv4Address(n) in wire
-        ]
-        terms = Terms(
-            own_mac=link.mac,
-            own_address=int(own.ip) if own is not None else 0,
-            timing=self._timing,
-            confirm=self._confirm,
-            miss_probability=self._miss_probability,
-            budget=self._budget,
-            alone=self._alone or (not witnesses and link.plainly_alone()),
-            witnesses=witnesses,
-            names=self._names,
-            neighbours=tuple(neighbours[:_MOST_NEIGHBOURS]),
-            canary=int(wire.network_address) if wire.prefixlen <= _LAST_WITH_CANARY else None,
-            local_addresses=link.local_addresses,
-            local_macs=link.local_macs,
-        )
-        return pool, terms
-
     def _search(
         self,
         owner: str,
@@ -377,10 +338,10 @@ class Allocator:
         unreserve: Callable[[int], None] = lambda _: None,
     ) -> Search:
         prefer = []
-        if self._order == "sticky" and (last := self.leases.last_address(self.interface, owner)) is not None:
+        if self._demands.order == "sticky" and (last := self.leases.last_address(self.interface, owner)) is not None:
             prefer = [int(last)]
         return Search(
-            self.pool.candidates(owner, rng=self._rng, prefer=prefer, avoid=self._avoid),
+            self.pool.candidates(owner, rng=self._rng, prefer=prefer, avoid=self._demands.avoid),
             self._mac(mac),
             self._terms,
             rng=self._rng,
@@ -455,75 +416,9 @@ class Allocator:
         self._driver.cancel(job)
 
 
-_LAST_WITH_CANARY = 30
-
-
 def may_exist(path: Path) -> bool:
     """Whether a lease store is there; True for one that cannot even be looked for, which says why when it is opened."""
     try:
         return path.exists()
     except OSError:
         return True
-
-
-def _own_prefix(prefixes: Iterable[IPv4Interface], subnet: IPv4Network | None) -> IPv4Interface | None:
-    """The interface's own address in the subnet, or else in the network that the subnet is a part of."""
-    prefixes = list(prefixes)
-    inside = [own for own in prefixes if subnet is None or own.ip in subnet]
-    around = [own for own in prefixes if subnet is not None and subnet.subnet_of(own.network)]
-    return next(iter(inside + around), None)
-
-
-def _address(address: IPv4Address | str, what: str) -> IPv4Address:
-    try:
-        return IPv4Address(address)
-    except ValueError:
-        raise InputError(f"{what} {address!r} is no IPv4 address; write it as 172.16.42.7") from None
-
-
-class AsyncAllocator:
-    """`Allocator` for asyncio, with the same arguments: entered with `async with`, its methods are awaited.
-
-    A `Claim` is the same for both; of its methods only `wait_handed_over` waits for the network, and belongs in a
-    thread (`asyncio.to_thread`).
-    """
-
-    def __init__(self, interface: str, subnet: IPv4Network | str | None = None, **options: Any) -> None:
-        self._allocator = Allocator(interface, subnet, **options)
-
-    async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self._allocator.__enter__)  # may wait for a bridge port, see Link
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self._allocator.__exit__, kind, error, trace)
-
-    @property
-    def leases(self) -> SqliteLeaseStore:
-        """The leases of this host."""
-        return self._allocator.leases
-
-    async def find(self, owner: str = "", mac: str | None = None) -> Found:
-        """See `Allocator.find`."""
-        return await self._wait(self._allocator.start_find(owner, mac))
-
-    async def probe(self, addresses: Iterable[IPv4Address | str], mac: str | None = None) -> list[Probed]:
-        """See `Allocator.probe`."""
-        return await self._wait(self._allocator.start_probe(addresses, mac))
-
-    async def scan(self, on_station: Callable[[Station], None] | None = None) -> list[Station]:
-        """See `Allocator.scan`."""
-        return await self._wait(self._allocator.start_scan(on_station))
-
-    async def claim(self, owner: str, address: IPv4Address | str | None = None, mac: str | None = None) -> Claim:
-        """See `Allocator.claim`."""
-        return await self._wait(self._allocator.start_claim(owner, address, mac))
-
-    async def _wait(self, job: Job[T]) -> T:
-        try:
-            return await asyncio.wrap_future(job.future)
-        except asyncio.CancelledError:
-            self._allocator.cancel(job)
-            raise

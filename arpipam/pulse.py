@@ -65,6 +65,10 @@ class Pulse:
         self._on_change = on_change
         self._outbox = Outbox()
 
+    def heard_since(self, at: float) -> bool:
+        """Whether all stations have been heard after that time, seconds on the link's clock; from any thread."""
+        return all(station.heard > at for station in self._stations.values())
+
     def loss(self) -> float | None:
         """The share of the questions of the last minute that stayed unanswered; None before the first."""
         told = [answered for station in self._stations.values() for answered in station.answered]

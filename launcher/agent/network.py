@@ -49,6 +49,7 @@ RESERVED = "reserved"
 POLICIES = {"defend": Policy.ALWAYS, "report": Policy.REPORT, "move": Policy.REPORT}
 OPENING = 40.0  # s that a request waits for a link that is being opened: spanning tree may hold it for 35
 REOPEN = 1.0  # s between two tries to open a link
+LISTEN = 0.1  # s between two looks at whether all stations that must answer have done so
 GRACE = 60.0  # s that Docker gets from an address to a container that shows it; a repeated request is told by it too
 BURST = 100  # claims that are announced at one go after a cut
 _VERDICTS = {AddressInUseError: Verdict.IN_USE, PoolExhaustedError: Verdict.IN_USE}
@@ -211,6 +212,15 @@ class Network:
         """The stations that must answer and do not, with their names."""
         silent = () if self._pulse is None else self._pulse.silent
         return {IPv4Address(address): self._required.get(IPv4Address(address), "") for address in silent}
+
+    async def whole(self) -> bool:
+        """Wait until all stations that must answer have done so from now on; False where one of them is silent."""
+        at = self.allocator.link.now()
+        while self._pulse is not None and not self._pulse.heard_since(at):
+            if self._pulse.silent:
+                return False
+            await asyncio.sleep(LISTEN)
+        return True
 
     def _pulse_changed(self, silent: tuple[int, ...]) -> None:
         if silent:

@@ -104,19 +104,31 @@ class Ready:
             self._pause_until = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             return
-        self._pause = FIRST_PAUSE
         loop = asyncio.get_running_loop()
+        spoilt = asyncio.Event()
 
         def changed(state: ClaimState) -> None:
             if state in {ClaimState.CONFLICT, ClaimState.LINK_LOST}:
+                loop.call_soon_threadsafe(spoilt.set)
                 loop.call_soon_threadsafe(self._drop, claim)
 
         def met(conflict: Conflict) -> None:  # it need not be ours: nobody has it yet
+            loop.call_soon_threadsafe(spoilt.set)
             loop.call_soon_threadsafe(self._lose, claim, conflict)
 
-        self._claims.append(claim)
         claim.on_change(changed)
         claim.on_conflict(met)
+        # RFC 5227's timing takes seconds: a cut meanwhile would leave it with a claim that the others never heard of.
+        try:
+            whole = await self._network.whole()
+        except BaseException:
+            await self._give_back(claim, 0.0)
+            raise
+        if spoilt.is_set() or not whole:
+            await self._give_back(claim, 0.0)
+            return
+        self._pause = FIRST_PAUSE
+        self._claims.append(claim)
         self._network.tell("claimed", address=str(claim.address), mac=claim.mac, owner=OWNER)
 
     def _drop(self, claim: Claim) -> None:

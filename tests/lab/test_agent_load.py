@@ -86,7 +86,7 @@ def test_ready_addresses_of_an_idle_host_are_there_for_the_other(lab: Lab) -> No
         for agent in (busy, idle):
             agent.wait_ready(4)
         [network] = busy.client.status().networks
-        given = []
+        given: list[str] = []
 
         def one_more() -> bool:
             mac = f"02:42:00:00:00:{len(given):02x}"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from arpipam.lab import Wire
     from arpipam.lab.stations import Station
+    from launcher.agent.views import LeaseView
 
 QUARANTINE = 2
 PATIENCE = 100.0
@@ -81,7 +82,7 @@ ENDS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @ENDS
 def test_the_engine_is_started_again(number: int, agent: AgentOn, station: Station) -> None:
     agent.run("always", "--restart", "always")
-    agent.run("always fixed".replace(" ", "-"), "--restart", "always", "--ip", FIXED)
+    agent.run("always-fixed", "--restart", "always", "--ip", FIXED)
     agent.run("fixed", "--ip", "172.16.42.78")
     agent.run("plain")
     plain = agent.address("plain")
@@ -110,10 +111,10 @@ def test_the_agent_is_started_again(number: int, agent: AgentOn, station: Statio
     agent.run("stopped", "--ip", "172.16.42.78")
     agent.host.docker("stop", "-t", "0", "stopped")
     agent.wait(lambda: guards(agent, [agent.address("free"), FIXED]) == {"container"})
-    before = {address: (lease.id, lease.mac) for address, lease in leases_of_containers(agent).items()}
+    before = {address: (lease.created, lease.mac) for address, lease in leases_of_containers(agent).items()}
     agent.kill(number)
     agent.start()
-    assert {address: (lease.id, lease.mac) for address, lease in leases_of_containers(agent).items()} == before
+    assert {address: (lease.created, lease.mac) for address, lease in leases_of_containers(agent).items()} == before
     agent.wait(lambda: guards(agent, [agent.address("free"), FIXED]) == {"container"})
     assert guards(agent, ["172.16.42.78"]) == {"agent"}
     assert station.who_has("172.16.42.78") == {agent.leases()["172.16.42.78"].mac}
@@ -122,7 +123,7 @@ def test_the_agent_is_started_again(number: int, agent: AgentOn, station: Statio
     assert assert_one_holder_each([agent], station) == 4
 
 
-def leases_of_containers(agent: AgentOn) -> dict[str, object]:
+def leases_of_containers(agent: AgentOn) -> dict[str, LeaseView]:
     return {address: lease for address, lease in agent.leases().items() if lease.state == "bound" and lease.mac}
 
 
@@ -172,7 +173,7 @@ def test_what_the_engine_tells_again_changes_nothing(agent: AgentOn, station: St
         status, answer = agent.ask("IpamDriver.RequestAddress", PoolID=network.pool, Address=address, Options=options)
         assert (status, answer["Address"]) == (200, f"{address}/24")
     after = agent.leases()
-    assert [after[address].id for address, _ in told[1:]] == [before[address].id for address, _ in told[1:]]
+    assert [after[address].created for address, _ in told[1:]] == [before[address].created for address, _ in told[1:]]
     assert assert_one_holder_each([agent], station) == 2
 
 

@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from arpipam import arp
+from tests.lab.lans import FREE, FREE_TOO, LONG, OWN, PRINTER, Lan, announcement, number, owners, until
+from tests.lab.tools import Tool, complaint
 
 if TYPE_CHECKING:
     import subprocess
 
     from arpipam.lab.stations import Station
 
-from tests.lab.lans import FREE, FREE_TOO, LONG, OWN, PRINTER, Lan, announcement, number, owners, until
-from tests.lab.tools import Tool, complaint
 
 PHONE = "172.16.42.30"
 NOT_ROOT = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 PROBE_KEYS = ["address", "verdict", "mac", "rtt_ms", "probes", "miss_probability", "reason"]
 FIND_KEYS = ["address", "prefix", "mac", "elapsed_ms", "probed", "in_use", "miss_probability"]
 SCAN_KEYS = ["address", "mac", "rtt_ms"]
-CLAIM_KEYS = ["address", "prefix", "mac", "state"]
 LEASE_KEYS = ["interface", "address", "prefix", "mac", "owner", "state", "container"]
 
 
