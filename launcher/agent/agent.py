@@ -173,7 +173,7 @@ class Agent:
         """An address for a container, or for Docker itself."""
         network = self._network(request.pool)
         if request.kind is not Kind.ENDPOINT:
-            return await network.keep_for_docker(request.address, gateway=request.kind is Kind.GATEWAY)
+            return await network.reserved.keep(request.address, gateway=request.kind is Kind.GATEWAY)
         assert request.mac is not None  # noqa: S101 - that is what makes it an endpoint's
         try:
             lease = await network.hand_out(request.mac, request.address)
@@ -266,7 +266,7 @@ class Agent:
         if running is None:
             return
         network = running.network
-        await network.forget_kept()
+        await network.reserved.forget()
         for address in list(network.held):
             await network.release(address)
         running.task.cancel()

@@ -11,7 +11,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from arpipam import arp
@@ -20,15 +19,17 @@ from arpipam.allocator import Allocator
 from arpipam.claim import ClaimState
 from arpipam.errors import AddressInUseError, ArpipamError, LinkError, PoolExhaustedError, UnknownError
 from arpipam.leases import State
-from arpipam.pulse import Pulse
 from arpipam.timing import RFC5227
-from arpipam.trial import Verdict, dotted
+from arpipam.trial import Verdict
 from launcher.agent.lent import Lending
 from launcher.agent.ready import Ready
+from launcher.agent.required import Required
+from launcher.agent.reserved import Reserved
 from launcher.agent.views import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+    from ipaddress import IPv4Address
 
     from arpipam.arp import ArpPacket
     from arpipam.claim import Claim, Conflict
@@ -42,14 +43,9 @@ if TYPE_CHECKING:
 
 PENDING = "docker"
 """The container of a lease that Docker has been given, as long as it is not known which container that is for."""
-GATEWAY = "gateway"
-"""The owner of an address that Docker keeps for the containers' way out."""
-RESERVED = "reserved"
-"""The owner of one that Docker named without a MAC: an auxiliary address, or a container's from before we knew it."""
 POLICIES = {"defend": Policy.ALWAYS, "report": Policy.REPORT, "move": Policy.REPORT}
 OPENING = 40.0  # s that a request waits for a link that is being opened: spanning tree may hold it for 35
 REOPEN = 1.0  # s between two tries to open a link
-LISTEN = 0.1  # s between two looks at whether all stations that must answer have done so
 GRACE = 60.0  # s that Docker gets from an address to a container that shows it; a repeated request is told by it too
 BURST = 100  # claims that are announced at one go after a cut
 _VERDICTS = {AddressInUseError: Verdict.IN_USE, PoolExhaustedError: Verdict.IN_USE}
@@ -72,7 +68,7 @@ class Held:
 
 
 class Network:
-    """A pool under `settings`, opened by `run`; stations named in `required` (address: name) must answer."""
+    """A pool under `settings`, opened by `run`."""
 
     def __init__(self, pool: Pool, settings: NetworkSettings, tools: Tools, loop: asyncio.AbstractEventLoop) -> None:
         self.pool = pool
@@ -81,6 +77,8 @@ class Network:
         self._by_mac: dict[str, Held] = {}
         self.lending = Lending(self)
         self.ready = Ready(self)
+        self.reserved = Reserved(self)
+        self.required = Required(self)
         self.tools = tools
         self.stations: Stations = tools.stations(pool.interface)
         self.opened = asyncio.Event()
@@ -93,8 +91,6 @@ class Network:
         self.on_conflict: Callable[[Network, Held, Conflict], None] = lambda *_: None
         self._loop = loop
         self._allocator: Allocator | None = None
-        self._pulse: Pulse | None = None
-        self._required: Mapping[IPv4Address, str] = {}
         self._kept: tuple[str, ...] = ()
         self._own_macs: set[bytes] = set()
         self._first, self._last = int(pool.subnet.network_address), int(pool.subnet.broadcast_address)
@@ -128,14 +124,14 @@ class Network:
                 await self._close()
 
     async def _open(self) -> None:
-        self._required, self._kept = await asyncio.to_thread(self.tools.declared, self.pool, self.settings)
+        self.required.names, self._kept = await asyncio.to_thread(self.tools.declared, self.pool, self.settings)
         allocator = Allocator(self.pool.interface, **self.options())
         await asyncio.to_thread(allocator.__enter__)
         try:
             self.audible = allocator.link.is_bridge
             await asyncio.to_thread(self._adopt_all, allocator)
             await asyncio.to_thread(allocator.driver.watch, self._seen)
-            self._take_pulse(allocator)
+            self.required.ask(allocator)
         except BaseException:
             await asyncio.to_thread(allocator.__exit__, None, None, None)
             raise
@@ -145,32 +141,17 @@ class Network:
 
     async def configure(self, settings: NetworkSettings) -> None:
         """Go on under other settings, without letting go of anything."""
-        self._required, self._kept = await asyncio.to_thread(self.tools.declared, self.pool, settings)
+        self.required.names, self._kept = await asyncio.to_thread(self.tools.declared, self.pool, settings)
         self.settings = settings
         for held in self.held.values():
             held.claim.follow(POLICIES[settings.policy])
         if self._allocator is not None:
-            self._take_pulse(self._allocator)
-
-    def _take_pulse(self, allocator: Allocator) -> None:
-        """Ask those who must answer, and nobody else any more."""
-        link, old = allocator.link, self._pulse
-        if old is not None:
-            old.done = True
-        self._pulse = None
-        if self._required:
-            self._pulse = Pulse(
-                map(int, self._required),
-                link.mac,
-                allocator.own_address,
-                now=link.now(),
-                on_change=lambda silent: self._soon(self._pulse_changed, silent),
-            )
-            allocator.driver.run(self._pulse, lambda: None)
+            self.required.ask(self._allocator)
 
     async def _close(self) -> None:
         self.opened.clear()
-        allocator, self._allocator, self._pulse = self._allocator, None, None
+        allocator, self._allocator = self._allocator, None
+        self.required.stop()
         self.held.clear()
         self._by_mac.clear()
         self._own_macs.clear()
@@ -180,15 +161,15 @@ class Network:
     def options(self) -> dict[str, Any]:
         """What an allocator is told: the settings, Docker's range, the witnesses; what was seen of late comes last."""
         settings, pool = self.settings, self.pool
-        alone = settings.alone and not self._required
+        alone = settings.alone and not self.required.names
         return {
             "subnet": pool.subnet,
             "ranges": (str(pool.ranges),) if pool.ranges else settings.ranges,
             "exclude": (*settings.exclude, *self._kept),
             "order": settings.order,
             "timing": settings.timing,
-            "witnesses": tuple(self._required),
-            "names": self._required,
+            "witnesses": tuple(self.required.names),
+            "names": self.required.names,
             "alone": alone,
             "miss_probability": settings.miss_probability,
             "rate": settings.rate,
@@ -208,30 +189,7 @@ class Network:
             raise LinkError(f"{self.pool.interface}: no address can be given out or checked now: {self.reason}")
         return self._allocator
 
-    def silent(self) -> dict[IPv4Address, str]:
-        """The stations that must answer and do not, with their names."""
-        silent = () if self._pulse is None else self._pulse.silent
-        return {IPv4Address(address): self._required.get(IPv4Address(address), "") for address in silent}
-
-    async def whole(self) -> bool:
-        """Wait until all stations that must answer have done so from now on; False where one of them is silent."""
-        at = self.allocator.link.now()
-        while self._pulse is not None and not self._pulse.heard_since(at):
-            if self._pulse.silent:
-                return False
-            await asyncio.sleep(LISTEN)
-        return True
-
-    def _pulse_changed(self, silent: tuple[int, ...]) -> None:
-        if silent:
-            names = dotted(silent, {int(address): name for address, name in self._required.items()})
-            text = f"no answer from {names}: nothing is searched; {len(self.ready)} ready addresses are left"
-            self.tell("partition", text=text)
-        else:
-            self.tell("healed", text="all stations that must answer do so again; all claims are announced")
-            self._spawn(self._announce_all())
-
-    async def _announce_all(self) -> None:
+    async def announce_all(self) -> None:
         """After a cut: whoever took an address of ours meanwhile shall hear of it now, and so shall we."""
         for _ in range(RFC5227.announce_num):
             claims = [held.claim for held in self.held.values()] + list(self.ready)
@@ -247,10 +205,10 @@ class Network:
     async def claim(self, owner: str, address: IPv4Address | None, mac: str | None, **options: Any) -> Claim:
         """Search, or check the given address, and claim it. Raises as Allocator.claim does."""
         allocator = self.allocator
-        if silent := self.silent():
-            required = options.get("witnesses")
-            if required is None or set(required) & silent.keys():
-                raise UnknownError(self.partitioned())
+        if silent := self.required.silent():
+            named = options.get("witnesses")
+            if named is None or set(named) & silent.keys():
+                raise UnknownError(self.required.complaint())
         remember = self.tools.config.agent.remember
         recent = frozenset(self.stations.recent(time.time() - remember)) if remember else frozenset()
         options = {"avoid": recent, **options}
@@ -271,15 +229,6 @@ class Network:
         judged(Verdict.FREE)
         self.mine(claim.mac)
         return claim
-
-    def partitioned(self) -> str:
-        """Why nothing is searched, in one line."""
-        silent = self.silent()
-        names = dotted(map(int, silent), {int(address): name for address, name in silent.items()})
-        return (
-            f"{self.pool.interface}, {self.pool.subnet}: no answer from {names}, whose containers would look free, and "
-            "no ready address is left; mend the link, or mark a host that is gone for good as absent in the fabric file"
-        )
 
     async def hand_out(self, mac: str, address: IPv4Address | None) -> Lease:
         """An address for a container that has this MAC: a ready one, or the given one if nobody has it."""
@@ -344,8 +293,8 @@ class Network:
         self._forget(claim.mac)
         if held is None or held.claim is not claim:
             held = Held(claim)
-            claim.on_change(partial(self._soon, self._changed, held))
-            claim.on_conflict(partial(self._soon, self._met, held))
+            claim.on_change(partial(self.soon, self._changed, held))
+            claim.on_conflict(partial(self.soon, self._met, held))
         held.idle_since = None
         self.held[claim.address] = self._by_mac[lease.mac] = held
         self.mine(lease.mac)
@@ -373,19 +322,14 @@ class Network:
         self.on_conflict(self, held, conflict)
 
     async def give_back(self, address: IPv4Address) -> None:
-        """Docker does not need it any more. We answer for it until it is known that no stopped container keeps it.
-
-        A gateway stays until Docker gives back the pool: a second network on it, refused in the end, gives it back too.
-        """
+        """Docker does not need it any more. We answer for it until it is known that no stopped container keeps it."""
         held = self.held.get(address)
         if held is not None:
             held.idle_since = time.monotonic()
             held.claim.take_over()
             self.tell("taken over", address=str(address), mac=held.claim.mac, owner=held.claim.lease.owner)
             return
-        for lease in await asyncio.to_thread(self._kept_for_docker):
-            if lease.address == address and lease.owner == RESERVED:
-                await asyncio.to_thread(self.tools.leases.release, lease.id, quarantine=0.0)
+        await self.reserved.give_back(address)
 
     async def release(self, address: IPv4Address, kind: str = "released") -> None:
         """Nobody has it any more: it rests for a while."""
@@ -401,57 +345,26 @@ class Network:
             await asyncio.to_thread(claim.release, quarantine)
         self.tell(kind, address=str(address), mac=claim.mac, owner=claim.lease.owner)
 
+    def record(self, address: IPv4Address, *, mac: str, owner: str, container: str = PENDING) -> Lease | None:
+        """Lease an address without a claim; None where it is leased. Waits for the disk."""
+        prefix = self.pool.subnet.prefixlen
+        store = self.tools.leases
+        return store.record(self.pool.interface, address, prefix, mac=mac, owner=owner, container=container)
+
     async def adopt(self, address: IPv4Address, mac: str, owner: str, container: str) -> None:
         """A container has an address of ours that we did not know of."""
         allocator = self.allocator
-        store, prefix = self.tools.leases, self.pool.subnet.prefixlen
 
         def record() -> Lease | None:
-            for lease in self._kept_for_docker():
-                if lease.address == address:
-                    return store.hand_out(lease.id, mac, owner, container)
-            return store.record(self.pool.interface, address, prefix, mac=mac, owner=owner, container=container)
+            known = self.reserved.of(address)  # replayed by the engine before we knew it
+            if known is not None:
+                return self.tools.leases.hand_out(known.id, mac, owner, container)
+            return self.record(address, mac=mac, owner=owner, container=container)
 
         lease = await asyncio.to_thread(record)
         if lease is not None:
             self._keep(await asyncio.to_thread(allocator.adopt, lease), POLICIES[self.settings.policy])
             self.tell("adopted", address=str(address), mac=mac, owner=owner)
-
-    async def keep_for_docker(self, address: IPv4Address | None, *, gateway: bool) -> IPv4Interface:
-        """An address that Docker wants for itself; None: a gateway for the containers."""
-        owner = RESERVED if address is not None and not gateway else GATEWAY
-        if address is None:
-            address = await self._gateway()
-        prefix = self.pool.subnet.prefixlen
-        local = self._allocator is not None and int(address) in self._allocator.link.local_addresses
-        if address not in self.held and not local:
-            record = self.tools.leases.record
-            await asyncio.to_thread(
-                lambda: record(self.pool.interface, address, prefix, mac="", owner=owner, container=PENDING)
-            )
-        return IPv4Interface(f"{address}/{prefix}")
-
-    async def _gateway(self) -> IPv4Address:
-        """The bridge itself; beside a bridge, the router that this host has there; else the first free address."""
-        link = self.allocator.link
-        await asyncio.to_thread(link.look)
-        own: list[IPv4Address] = [prefix.ip for prefix in link.prefixes if prefix.ip in self.pool.subnet]
-        routers = [address for address in map(IPv4Address, link.gateways) if address in self.pool.subnet]
-        known: list[IPv4Address] = [*(own if link.is_bridge else ()), *routers]
-        if known:
-            return known[0]
-        claim = await self.claim(GATEWAY, None, None)
-        await asyncio.to_thread(claim.release, 0.0)
-        return claim.address
-
-    async def forget_kept(self) -> None:
-        """Docker has no network on this pool any more."""
-        for lease in await asyncio.to_thread(self._kept_for_docker):
-            await asyncio.to_thread(self.tools.leases.release, lease.id, quarantine=0.0)
-
-    def _kept_for_docker(self) -> list[Lease]:
-        known = self.tools.leases.leases(self.pool.interface, states=(State.BOUND,))
-        return [lease for lease in known if not lease.mac and lease.address in self.pool.subnet]
 
     # What is seen.
 
@@ -483,11 +396,6 @@ class Network:
         return left
 
     @property
-    def pulse(self) -> Pulse | None:
-        """How those who must answer do; None where nobody must, or the link is down."""
-        return self._pulse
-
-    @property
     def is_open(self) -> bool:
         """Whether the link is open."""
         return self._allocator is not None
@@ -496,10 +404,7 @@ class Network:
         """Something happened here."""
         self.tools.tell(Event(time.time(), kind, self.pool.interface, **said))
 
-    def _soon(self, function: Callable[..., None], *arguments: Any) -> None:
+    def soon(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call on the event loop, from the driver's thread."""
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(function, *arguments)
-
-    def _spawn(self, work: Any) -> None:
-        self.tools.spawn(work)

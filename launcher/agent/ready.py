@@ -88,7 +88,7 @@ class Ready:
                 await self._give_back(claim, 0.0)
 
     def _fill(self) -> None:
-        if time.monotonic() < self._pause_until or self._network.silent():
+        if time.monotonic() < self._pause_until or self._network.required.silent():
             return
         missing = self.wanted() - len(self._claims) - len(self._under_way)
         for _ in range(min(missing, AT_ONCE - len(self._under_way))):
@@ -120,7 +120,7 @@ class Ready:
         claim.on_conflict(met)
         # RFC 5227's timing takes seconds: a cut meanwhile would leave it with a claim that the others never heard of.
         try:
-            whole = await self._network.whole()
+            whole = await self._network.required.whole()
         except BaseException:
             await self._give_back(claim, 0.0)
             raise

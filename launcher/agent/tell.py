@@ -22,14 +22,14 @@ _GUARDS = {
 
 def network_view(network: Network) -> NetworkView:
     """What there is to tell of a network."""
-    silent = tuple(name or str(address) for address, name in network.silent().items())
-    pulse = network.pulse
+    silent = tuple(name or str(address) for address, name in network.required.silent().items())
+    pulse = network.required.pulse
     return NetworkView(
         pool=network.pool.id,
         interface=network.pool.interface,
         subnet=str(network.pool.subnet),
         state="down" if not network.is_open else "partitioned" if silent else "up",
-        reason=network.partitioned() if silent else network.reason,
+        reason=network.required.complaint() if silent else network.reason,
         silent=silent,
         left=network.left(),
         ready=len(network.ready),
