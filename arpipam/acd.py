@@ -158,6 +158,8 @@ class Acd:
         self._rng = rng
         self._local_macs = local_macs
         self._former: set[bytes] = set()
+        self._rivals: dict[bytes, bool] = {}
+        """The other claim that was met last, by its MAC: whether ours is elder."""
         self._announcements = 0
         self._last_probe: float | None = None
         self._last_defence: float | None = None
@@ -217,8 +219,11 @@ class Acd:
         self.outbox.clear()
 
     def take_over(self) -> None:
-        """Its owner is gone: answer for it again."""
-        self._step(Input.TAKE_OVER)
+        """Its owner is gone: answer for it again, unless an elder claim is known, to which it goes now."""
+        if self.elder is False:
+            self._stop(Input.YIELD)
+        else:
+            self._step(Input.TAKE_OVER)
 
     def rename(self, mac: bytes) -> None:
         """The address we answer for goes to another MAC of ours: say so at once."""
@@ -247,9 +252,12 @@ class Acd:
             self._stop(Input.USED)
             return
         self.conflicts += 1
-        self.elder = None
-        if packet.since and self.since:  # two claims of ours met, after a cut say: both sides know which one is elder
+        # Two claims of ours met, after a cut say: both sides know which one is elder. The owner of the other one says
+        # nothing of that in its own frames.
+        self.elder = self._rivals.get(packet.sender_mac)
+        if packet.since and self.since:
             self.elder = (self.since, self.mac) < (packet.since, packet.sender_mac)
+            self._rivals = {packet.sender_mac: self.elder}
         interval = self._timing.defend_interval
         recent = self._last_defence is not None and now - self._last_defence < interval
         if self.elder is False:

@@ -53,8 +53,9 @@ class Allocator:
     """Finds and claims addresses of `subnet` (default: the interface's own) on the link behind `interface`.
 
     `witnesses` must answer in every search, and are called by their `names` where they have any. `alone` says that
-    there is no other station, so that silence needs no witness. What is found free is probed once more by the timing
-    `confirm`, where one is given; addresses to `avoid` (integers) are tried last. An open `store` of leases may be
+    there is no other station, so that silence needs no witness. `known` stations (integers) are probably there, and
+    asked first. What a search finds free is probed once more by the timing `confirm`, where one is given; addresses to
+    `avoid` (integers) are tried last. An open `store` of leases may be
     shared, else it is that of `state_dir`. `budget` bounds the probing of one address (seconds),
     `rate` the frames per second. Raises InputError for what makes no sense, LinkError where the link carries no ARP,
     and each method UnknownError where the link could not be trusted.
@@ -74,6 +75,7 @@ class Allocator:
         witnesses: Iterable[IPv4Address | str] = (),
         names: Mapping[IPv4Address, str] | None = None,
         gateway: IPv4Address | str | None = None,
+        known: Iterable[int] = (),
         alone: bool = False,
         miss_probability: float = MISS_PROBABILITY,
         budget: float = BUDGET,
@@ -98,6 +100,7 @@ class Allocator:
             witnesses=witnesses,
             names=names,
             gateway=gateway,
+            known=tuple(known),
             alone=alone,
             miss_probability=miss_probability,
             budget=budget,
@@ -137,6 +140,7 @@ class Allocator:
         other = Allocator(self.interface, **(self._given | options))
         self._link.look()
         other._link, other._driver, other._store = self._link, self._driver, self.leases
+        other._rng = self._rng  # with a seed of its own it would draw the same MACs again
         other.pool, other._terms = other._demands.on(self._link)
         fits = other._terms.longest_trial <= self._terms.longest_trial
         other._company = self._company if fits else Company(other._terms)

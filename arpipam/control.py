@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NEVER = float("-inf")
 _LATELY = 1.0
 """Seconds."""
-_SMOOTHING = 0.125
+_SMOOTHING, _SHORTENING = 0.125, 0.5
 
 
 @dataclass(slots=True)
@@ -49,10 +49,15 @@ class Control:
             self.round_trip = None
 
     def measure(self, sample: float) -> None:
-        """Take a round trip into account (smoothed as in RFC 6298, section 2)."""
-        self.round_trip = (
-            sample if self.round_trip is None else self.round_trip + _SMOOTHING * (sample - self.round_trip)
-        )
+        """Take a round trip into account (smoothed as in RFC 6298, section 2, but sooner short again than long).
+
+        When this process had no processor for a moment, all answers look late: the next quick one says otherwise.
+        """
+        if self.round_trip is None:
+            self.round_trip = sample
+        else:
+            weight = _SMOOTHING if sample > self.round_trip else _SHORTENING
+            self.round_trip += weight * (sample - self.round_trip)
 
     def begin_round(self, now: float, gap: float) -> bool:
         """Whether a round is due, which is then for the caller to send; two in half a gap would meet the same burst."""

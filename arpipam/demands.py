@@ -36,6 +36,7 @@ class Demands:
     witnesses: tuple[IPv4Address, ...]
     names: Mapping[int, str]
     gateway: IPv4Address | None
+    known: tuple[int, ...]
     alone: bool
     miss_probability: float
     budget: float
@@ -93,7 +94,7 @@ class Demands:
         wire = own.network if own is not None else subnet
         witnesses = tuple(int(witness) for witness in self.witnesses)
         gateway = (int(self.gateway),) if self.gateway else ()
-        known = dict.fromkeys([*gateway, *link.gateways, *link.neighbours])
+        known = dict.fromkeys([*gateway, *link.gateways, *self.known, *link.neighbours])
         neighbours = [
             n for n in known if n not in link.local_addresses and n not in witnesses and IPv4Address(n) in wire
         ]

@@ -284,8 +284,8 @@ class SqliteLeaseStore:
             self._end_quarantines(now)
             self._db.execute("DELETE FROM lease WHERE state = 'released' AND changed < ?", (now - _MEMORY,))
             self._db.execute(
-                "DELETE FROM lease WHERE state = 'released' AND id <= "
-                "(SELECT id FROM lease WHERE state = 'released' ORDER BY id DESC LIMIT 1 OFFSET ?)",
+                "DELETE FROM lease WHERE id IN "
+                "(SELECT id FROM lease WHERE state = 'released' ORDER BY changed DESC, id DESC LIMIT -1 OFFSET ?)",
                 (_MOST_RELEASED,),
             )
             rows = self._db.execute("SELECT * FROM lease WHERE state = 'claimed'").fetchall()

@@ -31,7 +31,8 @@ _SMOOTHING = 1 / 8
 class _Station:
     def __init__(self, now: float) -> None:
         self.mac: bytes | None = None
-        self.heard = now  # in doubt it is there: a search asks for itself
+        self.heard = now
+        self.missed = 0  # in doubt it is there: a search asks for itself
         self.asked: float | None = None
         self.answered: deque[bool] = deque(maxlen=_REMEMBERED)
 
@@ -43,7 +44,7 @@ class Pulse:
     """
 
     interest = None
-    """It is shown everything that others are interested in, and that is enough: an answer comes to our own MAC."""
+    """Everything: whatever a station sends shows that it is there."""
 
     def __init__(
         self,
@@ -89,9 +90,9 @@ class Pulse:
                 sample if self.round_trip is None else self.round_trip * (1 - _SMOOTHING) + sample * (_SMOOTHING)
             )
             station.answered.append(True)
-        station.mac, station.heard = packet.sender_mac, now
+        station.mac, station.heard, station.missed = packet.sender_mac, now, 0
         if packet.sender_ip in self.silent:
-            self._look(now)
+            self._look()
 
     def overflow(self, dropped: int, now: float) -> None:
         """Frames were dropped: the next beats will tell."""
@@ -101,12 +102,14 @@ class Pulse:
         if self.deadline is None or now < self.deadline:
             return
         self.deadline = now + BEAT
-        self._look(now)
         self._outbox.clear()
-        for address, station in self._stations.items():
+        for station in self._stations.values():
             if station.asked is not None:
                 station.answered.append(False)
+                station.missed += station.heard < station.asked  # time alone says nothing: we may have been asleep
             station.asked = None
+        self._look()
+        for address, station in self._stations.items():
             self._outbox.put(self._question(address, station), partial(self._asked, station))
 
     def _question(self, address: int, station: _Station) -> bytes:
@@ -119,8 +122,8 @@ class Pulse:
     def _asked(station: _Station, now: float) -> None:
         station.asked = now
 
-    def _look(self, now: float) -> None:
-        silent = tuple(a for a, station in self._stations.items() if now - station.heard > PATIENCE * BEAT)
+    def _look(self) -> None:
+        silent = tuple(address for address, station in self._stations.items() if station.missed >= PATIENCE)
         if silent != self.silent:
             self.silent = silent
             self._on_change(silent)

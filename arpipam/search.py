@@ -148,8 +148,8 @@ class Search(Seeker):
             del self._rivals[address]
         silent = [
             address
-            for address, asked in self.survey.silent.items()
-            if asked and address in self._offered and address not in self._rivals and address not in self._reserved
+            for address in self._offered  # in the pool's order; the survey asks whom it may find first
+            if self.survey.silent.get(address) and address not in self._rivals and address not in self._reserved
         ]
         if self.contentions:
             self._rng.shuffle(silent)

@@ -9,6 +9,7 @@ import multiprocessing
 import resource
 import time
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _FORK = multiprocessing.get_context("fork")
 PATIENCE = 300.0
+_END = "end of work"
 
 
 class Done(NamedTuple):
@@ -65,9 +67,11 @@ class Worker:
         return self.answer()
 
     def close(self) -> None:
-        """End it: its generator is closed."""
-        self._pipe.close()
+        """End it: its generator is closed. A word says so, since other children have this end of the pipe open too."""
+        with suppress(OSError):
+            self._pipe.send(_END)
         self._process.join(PATIENCE)
+        self._pipe.close()
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
@@ -88,11 +92,16 @@ def _serve(
             value = next(running)
             while True:
                 pipe.send((True, value))
-                value = running.send(pipe.recv())
+                word = pipe.recv()
+                if isinstance(word, str) and word == _END:
+                    break
+                value = running.send(word)
         except (EOFError, StopIteration, BrokenPipeError):
-            running.close()
+            pass
         except Exception:  # noqa: BLE001 - whoever waits for the answer has to hear of it
             pipe.send((False, traceback.format_exc(limit=-3)))
+        finally:
+            running.close()
 
 
 def call(namespace: Namespace, function: Callable[..., Any], *words: Any) -> Done:

@@ -34,6 +34,7 @@ MTU = "com.docker.network.driver.mtu"
 DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
 GATEWAY_KEY = "DefaultGatewayIPv4"  # the bridge driver's way to route by somebody else than the bridge itself
 MAC_PER_ENDPOINT = (1, 44)  # the first API in which a client sends the MAC with the endpoint, not with the container
+REJOINS, REJOIN_PAUSE = 10, 1.0  # tries, and s between them
 CLOCK_STEP = 2.0  # s: events are asked for from a little before, in case that the engine's clock is coarse
 
 
@@ -210,14 +211,26 @@ class Engine:
         )
 
     def move(self, container: str, network: str) -> None:
-        """Give a running container another address: it leaves the network and joins it again, aliases and all."""
+        """Give a running container another address: it leaves the network and joins it again, aliases and all.
+
+        Where it cannot join again, that is tried for a while: it would be left without the network.
+        """
         with _asking():
             settings = self._api.inspect_container(container)["NetworkSettings"]["Networks"].get(network) or {}
             aliases = [alias for alias in settings.get("Aliases") or () if not container.startswith(alias)]
             self._api.disconnect_container_from_network(container, network, force=True)
-            self._api.connect_container_to_network(
-                container, network, aliases=aliases or None, links=settings.get("Links")
-            )
+        for left in reversed(range(REJOINS)):
+            try:
+                with _asking():
+                    self._api.connect_container_to_network(
+                        container, network, aliases=aliases or None, links=settings.get("Links")
+                    )
+            except EngineError:
+                if not left:
+                    raise
+                time.sleep(REJOIN_PAUSE)
+            else:
+                return
 
     def changes(self) -> Any:
         """What happens to containers and networks from now on: an iterator with a `close()` for another thread."""

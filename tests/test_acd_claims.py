@@ -285,13 +285,22 @@ def test_where_one_does_not_say_since_when_the_policy_decides(ours: int, theirs:
     assert bench.acd.state is State.LOST
 
 
-def test_which_is_the_elder_is_said_of_the_last_conflict_only() -> None:
+def test_which_is_the_elder_is_remembered_of_the_other_claim_by_its_mac() -> None:
     bench = at(State.GUARDING, Policy.REPORT, since=NOW)
     said = []
     for since in (LATER, 0, EARLIER, 0, LATER):
         bench.hear(announcement(OTHER, since))
         said.append(bench.acd.elder)
-    assert said == [True, None, False, None, True]
+    assert said == [True, True, False, False, True]
+    bench.hear(announcement(THIRD, 0))
+    assert bench.acd.elder is None
+
+
+def test_an_owner_that_stops_leaves_the_address_to_the_elder_claim() -> None:
+    bench = at(State.GUARDING, Policy.REPORT, since=NOW)
+    bench.hear(announcement(OTHER, EARLIER))
+    bench.acd.take_over()
+    assert bench.acd.state is State.LOST
 
 
 @given(st.sampled_from(HOLDING), st.sampled_from(Policy), st.lists(st.tuples(st.floats(0, 12), st.integers(0, 9))))

@@ -18,6 +18,7 @@ from arpipam.fabric import Site
 from arpipam.fabric import load as load_fabric
 from arpipam.leases import SqliteLeaseStore, State
 from arpipam.stations import Stations, StationStore
+from arpipam.trial import NO_WITNESS
 from launcher.agent import ready
 from launcher.agent.conflicts import Conflicts
 from launcher.agent.docker_ipam import AddressRequest, Kind, PoolRequest
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
     from launcher.engine import View
 
 OPENING = 5.0  # s that a new network gets to open its link, before Docker is told that it cannot be made
+NO_WITNESS_FOR_DOCKER = (
+    "no station answered, so silence proves nothing; name one that must answer when the network is made, with "
+    "--ipam-opt witness=ADDRESS, or in the agent's file, or say --ipam-opt alone=true if there is no other"
+)
 SAVING = 10.0  # s between two times that the stations are put on disk
 MOST_EVENTS = 1000  # that are remembered, and that a reader may be behind
 QUIET = {"claimed", "handed out", "handed over", "taken over", "released", "adopted"}
@@ -178,8 +183,9 @@ class Agent:
         try:
             lease = await network.hand_out(request.mac, request.address)
         except ArpipamError as error:
-            network.tell("refused", mac=request.mac, address=str(request.address or ""), text=str(error))
-            raise
+            text = str(error).replace(NO_WITNESS, NO_WITNESS_FOR_DOCKER)
+            network.tell("refused", mac=request.mac, address=str(request.address or ""), text=text)
+            raise type(error)(text) from None
         return IPv4Interface(f"{lease.address}/{lease.prefix}")
 
     async def release_address(self, pool: str, address: IPv4Address) -> None:

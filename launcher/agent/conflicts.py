@@ -122,6 +122,10 @@ class Conflicts:
             docker = self._tools.ledger.attached(held.claim.lease)
             if network.held.get(address) is not held or docker is None:
                 return  # it has stopped, or moved already
+            if not self._tools.ledger.given_by_us(docker):
+                text = f"{held.claim.lease.owner} keeps {address}: {docker} has Docker's own addresses; start it anew"
+                network.tell("move failed", address=str(address), owner=held.claim.lease.owner, text=text)
+                return
             try:
                 await asyncio.to_thread(self._move, container, docker)
             except ArpipamError as error:

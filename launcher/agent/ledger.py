@@ -167,3 +167,9 @@ class Ledger:
     def attached(self, lease: Lease) -> str | None:
         """The Docker network by which the running container has its address."""
         return next((endpoint.network for endpoint in self._of(lease) if endpoint.running), None)
+
+    def given_by_us(self, network: str) -> bool:
+        """Whether the addresses of that Docker network come from us; arpipam-run's networks may be Docker's own."""
+        driver = self._tools.config.agent.socket.stem
+        known = self._view.networks if self._view else ()
+        return any(docker.name == network and docker.ipam == driver for docker in known)

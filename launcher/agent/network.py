@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from arpipam import arp
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 PENDING = "docker"
 """The container of a lease that Docker has been given, as long as it is not known which container that is for."""
 POLICIES = {"defend": Policy.ALWAYS, "report": Policy.REPORT, "move": Policy.REPORT}
-OPENING = 40.0  # s that a request waits for a link that is being opened: spanning tree may hold it for 35
+COMING_UP = 40.0  # s from the start in which a request waits for link and stations; spanning tree may take 35
+LATELY = 600.0  # s
+MOST_KNOWN = 8  # stations that a search is told of
 REOPEN = 1.0  # s between two tries to open a link
 GRACE = 60.0  # s that Docker gets from an address to a container that shows it; a repeated request is told by it too
 BURST = 100  # claims that are announced at one go after a cut
@@ -90,6 +93,7 @@ class Network:
         """Whether a container's own answers can be heard: a macvlan parent and its children never hear each other."""
         self.on_conflict: Callable[[Network, Held, Conflict], None] = lambda *_: None
         self._loop = loop
+        self._born = time.monotonic()
         self._allocator: Allocator | None = None
         self._kept: tuple[str, ...] = ()
         self._own_macs: set[bytes] = set()
@@ -214,6 +218,7 @@ class Network:
         options = {"avoid": recent, **options}
 
         def start() -> Job[Claim]:
+            options["known"] = self._lately()
             return allocator.variant(**(self.options() | options)).start_claim(owner, address, mac)
 
         job: Job[Claim] = await asyncio.to_thread(start)
@@ -224,17 +229,24 @@ class Network:
             allocator.cancel(job)
             raise
         except ArpipamError as error:
+            if isinstance(error, UnknownError) and not await self.required.whole():
+                raise UnknownError(self.required.complaint()) from None  # a cut in the midst of it
             judged(_VERDICTS.get(type(error), Verdict.UNKNOWN))
             raise
         judged(Verdict.FREE)
         self.mine(claim.mac)
         return claim
 
+    def _lately(self) -> list[int]:
+        """Stations that were seen of late: one of them will answer."""
+        since = time.time() - LATELY
+        seen = (seen for seen in self.stations if seen.last > since)
+        return [seen.address for seen in nlargest(MOST_KNOWN, seen, key=lambda seen: seen.last)]
+
     async def hand_out(self, mac: str, address: IPv4Address | None) -> Lease:
         """An address for a container that has this MAC: a ready one, or the given one if nobody has it."""
-        if not self.opened.is_set() and not self.failed:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.opened.wait(), OPENING)
+        if not len(self.ready):
+            await self._come_up()
         started = time.monotonic()
         how: How = "search" if address is None else "given"
         held = self._repeated(mac, address) or self._own(mac, address)
@@ -244,10 +256,8 @@ class Network:
             claim, how = taken, "ready"
         elif address is not None and (taken := self.lending.to(mac, address) or self.ready.take({int(address)})):
             claim = taken
-        elif address is not None:
-            claim = await self.claim(PENDING, address, mac, ranges=(), exclude=())
         else:
-            claim = await self.claim(PENDING, None, mac)
+            claim = await self._claim_for_docker(mac, address)
         try:
             owner, container = PENDING, PENDING
             if address in self.lending or (held is not None and held.claim.mac == mac):  # arpipam-run has told us whose
@@ -264,6 +274,24 @@ class Network:
         self.tools.metrics.claimed(how, elapsed)
         self.tell("handed out", address=str(lease.address), mac=mac, text=f"{how}, {elapsed * 1000:.1f} ms")
         return lease
+
+    async def _claim_for_docker(self, mac: str, address: IPv4Address | None) -> Claim:
+        """Search, or check the address. A refusal is Docker's last word: where we could not look, we look again."""
+        options: dict[str, Any] = {} if address is None else {"ranges": (), "exclude": ()}
+        try:
+            return await self.claim(PENDING, address, mac, **options)
+        except UnknownError:
+            if self.required.silent():
+                raise
+        return await self.claim(PENDING, address, mac, **options)
+
+    async def _come_up(self) -> None:
+        """At boot Docker starts containers while bridges and tunnels come up, and never again: let it wait for them."""
+        until = self._born + COMING_UP
+        while time.monotonic() < until:
+            if self.opened.is_set() and not self.required.silent():
+                return
+            await asyncio.sleep(REOPEN / 5)
 
     def _repeated(self, mac: str, address: IPv4Address | None) -> Held | None:
         """What the same request was answered a moment ago: Docker repeats one whose answer it did not get."""

@@ -49,10 +49,13 @@ class Pool:
     def parse(cls, pool_id: str) -> Pool:
         """The pool of an id; raises InputError for what is none."""
         try:
-            interface, subnet, *ranges = pool_id.split(":")
-            return cls(interface, IPv4Network(subnet), IPv4Network(ranges[0]) if ranges else None)
+            interface, subnet, ranges = (*pool_id.split(":"), "")[:3]
+            pool = cls(interface, IPv4Network(subnet), IPv4Network(ranges) if ranges else None)
+            if not interface or pool.id != pool_id:
+                raise ValueError(pool_id)  # noqa: TRY301 - one answer for all that is none
         except ValueError:
             raise InputError(f"pool {pool_id!r} is not known here; was it another driver's?") from None
+        return pool
 
 
 class PoolStore:

@@ -15,6 +15,7 @@ A claim lives as long as the connection that asked for it, or, once it is bound,
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from contextlib import suppress
 from dataclasses import asdict
@@ -30,7 +31,7 @@ from launcher.agent.listen import PathSocket, passed_fds, passed_socket
 from launcher.agent.stream import Goings, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from pathlib import Path
 
     from launcher.agent.views import Event, LeaseView, StationView, Status
@@ -133,6 +134,12 @@ def make_app(agent: ServedAgent) -> web.Application:
     return app
 
 
+async def _listed(views: Callable[[], Iterable[object]]) -> web.StreamResponse:
+    """Views as JSON, made beside: there may be 65,536 of them, and Docker shall not wait for that."""
+    text = await asyncio.to_thread(lambda: json.dumps([vars(view) for view in views()]))
+    return web.json_response(text=text)
+
+
 class _Api:
     """All requests but those about claims."""
 
@@ -185,11 +192,11 @@ class _Api:
 
     async def leases(self, _: web.Request) -> web.StreamResponse:
         """The leases of this host."""
-        return web.json_response([asdict(lease) for lease in self._agent.leases()])
+        return await _listed(self._agent.leases)
 
     async def stations(self, _: web.Request) -> web.StreamResponse:
         """Who was seen."""
-        return web.json_response([asdict(station) for station in self._agent.stations()])
+        return await _listed(self._agent.stations)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """What happens, until the reader hangs up or the agent stops."""

@@ -86,8 +86,10 @@ def test_each_part_hands_out_what_was_ready_and_then_names_the_silent_hosts(
             wire.cut(alone.host)
             wait_state(agents, "partitioned")
         assert load.started
-        lines = [line for line in load.failures if "no answer from" not in line]
-        assert lines == [], lines  # an answer that is missing is the only reason for a refusal
+        # A search that was under way when the wire was cut may have had some of its answers.
+        reasons = ("no answer from", "witness probes were lost")
+        others_said = [line for line in load.failures if not any(reason in line for reason in reasons)]
+        assert others_said == [], others_said
         for agent in agents:
             left = view(agent).ready
             silent = [one.host.name for one in (others if agent is alone else [alone])]
