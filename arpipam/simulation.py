@@ -297,36 +297,47 @@ class Claimer:
 
     def run(self, now: float) -> float | None:
         """Do what is due."""
-        if self._search is None:
-            candidates, others = iter(self._candidates()), self._candidates()
-            self._search = Search(
-                candidates,
-                self.mac,
-                self._terms,
-                rng=self._rng,
-                now=now,
-                others=others,
-                reserve=self._reserve,
-                unreserve=self._unreserve,
-                company=self._company,
-            )
         search = self._search
-        if self.acd is None and self.error is None:
-            self._flush(search.outboxes(), now)
-            search.advance(now)
-            self._flush(search.outboxes(), now)
-            self.error = search.error
-            if search.found is not None:
-                self.acd = search.found.acd
-                self.acd.claim()
-                self.claimed_at = now
-                self.contentions = search.contentions
-            self._look(search)
+        if search is None and not self.ended:
+            search = self._search = self._begin(now)
+        if search is not None and not self.ended:
+            self._seek(search, now)
         if self.acd is not None:
             self.acd.advance(now)
             self._flush([self.acd.outbox], now)
             return self.acd.deadline
-        return search.deadline
+        return None if search is None else search.deadline
+
+    def _begin(self, now: float) -> Search:
+        candidates, others = iter(self._candidates()), self._candidates()
+        return Search(
+            candidates,
+            self.mac,
+            self._terms,
+            rng=self._rng,
+            now=now,
+            others=others,
+            reserve=self._reserve,
+            unreserve=self._unreserve,
+            company=self._company,
+        )
+
+    def _seek(self, search: Search, now: float) -> None:
+        self._flush(search.outboxes(), now)
+        search.advance(now)
+        self._flush(search.outboxes(), now)
+        self.error = search.error
+        if search.found is not None:
+            self.acd = search.found.acd
+            self.acd.claim()
+            self.claimed_at = now
+            self.contentions = search.contentions
+        self._look(search)
+
+    def forget(self) -> None:
+        """Let go of a search that has ended: of many thousands, they would fill the memory."""
+        assert self.ended  # noqa: S101 - the caller's fault
+        self._search = None
 
     def _look(self, search: Search) -> None:
         """What it has a use for: of an address it holds all, while it searches what `Search.interest` says."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from arpipam import arp
 from arpipam.seeker import Company
-from arpipam.simulation import Claimer, Faults, Station, VirtualLink
+from arpipam.simulation import Claimer, Concern, Faults, Station, VirtualLink
 from arpipam.terms import Terms
-from arpipam.trial import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from arpipam.arp import ArpPacket
     from bench.harness import Values
 
 NET = 0x0A00_0000
@@ -55,34 +55,26 @@ class Crowd:
         self.link = VirtualLink(seed, Faults(loss=plan.loss, delay=plan.delay, jitter=plan.delay))
         self.link.attach(Station(self.link, _mac(1), [WITNESS]))
         self.size = max(8, round(plan.hosts * plan.claims * plan.room))
-        self.claimers: list[tuple[float, Claimer]] = []
+        self.claimers: list[Claimer] = []
         self.open = 0
         self.waits: list[float] = []
         self.refused = 0
         if plan.cut:
             self.link.cut()
             self.link._schedule(plan.cut, self.link.heal)  # noqa: SLF001 - a moment of the link's own clock
-        total = plan.hosts * plan.claims
+        self.total = plan.hosts * plan.claims
         for number in range(plan.hosts):
             _Host(self, number)
-        self.total = total
 
     def run(self) -> Values:
         """Until all have an address; what there is to say of it."""
         self.link.run(float("inf"), stop=lambda: not self.open)
         self.link.run(self.link.now + _AFTER)
-        held = [claimer.address for _, claimer in self.claimers if claimer.address is not None]
+        held = [claimer.address for claimer in self.claimers if claimer.address is not None]
         twice = sum(count - 1 for count in Counter(held).values())
-        waits = sorted(self.waits)
-        return {
-            "duplicates": float(twice),
-            "without": float(self.total - len(held)),
-            "time to claim": waits[len(waits) // 2],
-            "last claim": waits[-1],
-            "frames per claim": self.link.frames / self.total,
-            "contentions": sum(claimer.contentions for _, claimer in self.claimers) / self.total,
-            "claims": float(self.total),
-        }
+        contentions = sum(claimer.contentions for claimer in self.claimers) / self.total
+        frames = self.link.frames / self.total
+        return _values(self.waits, twice, self.total - len(held), frames, contentions, self.total)
 
 
 class _Host:
@@ -124,7 +116,7 @@ class _Host:
         crowd = self.crowd
         crowd.open -= 1
         if claimer.error is None:
-            crowd.claimers.append((since, claimer))
+            crowd.claimers.append(claimer)
             crowd.waits.append(crowd.link.now - since)
         else:
             crowd.refused += 1
@@ -163,17 +155,92 @@ class _Ended(Claimer):
         was = self.ended
         due = super().run(now)
         if self.ended and not was:
+            self.forget()
             self.told()
         return due
+
+
+class Article:
+    """The article's way: one probe, a second of listening, then the next candidate or the address is taken.
+
+    It hears answers and nothing else, as `arping -D` does, and announces nothing; the container answers afterwards.
+    """
+
+    LISTEN = 1.0
+
+    def __init__(self, link: VirtualLink, mac: bytes, candidates: Iterator[int], told: Callable[[], None]) -> None:
+        self.address: int | None = None
+        self.concern = Concern()
+        self._link, self._mac, self._candidates, self._told = link, mac, candidates, told
+        self._candidate = 0
+        self._due: float | None = None
+
+    def receive(self, packet: ArpPacket, now: float) -> bool:  # noqa: ARG002 - it answers at once
+        """Hear an answer, or be asked."""
+        if self.address is None:
+            if packet.operation == arp.REPLY and packet.sender_ip == self._candidate:
+                self._due = None
+                return True
+        elif packet.operation == arp.REQUEST and packet.target_ip == self.address:
+            self._link.transmit(self, arp.reply(self._mac, packet))
+        return False
+
+    def run(self, now: float) -> float | None:
+        """Go on."""
+        if self.address is not None:
+            return None
+        if self._due is not None and now >= self._due:
+            self.address = self._candidate
+            self._told()
+        elif self._due is None:
+            self._candidate = next(self._candidates)
+            self._due = now + self.LISTEN
+            self.concern = Concern(frozenset((self._candidate,)))
+            self._link.transmit(self, arp.probe(self._mac, self._candidate))
+        return self._due if self.address is None else None
 
 
 def _mac(number: int) -> bytes:
     return b"\x02\x5e" + number.to_bytes(4, "big")
 
 
-def crowd(plan: Plan, seed: int) -> Values:
-    """Run one."""
+def claims(plan: Plan, seed: int) -> Values:
+    """One link, all of arpipam's."""
     return Crowd(plan, seed).run()
 
 
-__all__ = ["Crowd", "Plan", "Verdict", "arp", "crowd"]
+def article(plan: Plan, seed: int) -> Values:
+    """The same, the article's way; a host keeps a list of its own, and so never takes an address twice."""
+    rng = random.Random(seed)
+    link = VirtualLink(seed, Faults(loss=plan.loss, delay=plan.delay, jitter=plan.delay))
+    total = plan.hosts * plan.claims
+    size = max(8, round(total * plan.room))
+    waits: list[float] = []
+    askers: list[Article] = []
+    for number in range(total):
+        at = rng.uniform(0, total / plan.per_second) if plan.per_second else 0.0
+        host = number % plan.hosts
+        # Each host begins where the program's own list does: all at the same address, but for what it has given out.
+        own = (_FIRST + n for n in range(number // plan.hosts, size))
+        asker = Article(link, _mac(0x1000000 + number), own, lambda at=at: waits.append(link.now - at))  # type: ignore[misc]
+        askers.append(asker)
+        link.attach(asker, at, far=host % 2 == 1)
+    if plan.cut:
+        link.cut()
+        link._schedule(plan.cut, link.heal)  # noqa: SLF001 - a moment of the link's own clock
+    link.run(float("inf"), stop=lambda: len(waits) == total)
+    held = Counter(asker.address for asker in askers)
+    return _values(waits, sum(count - 1 for count in held.values()), 0, link.frames / total, 0.0, total)
+
+
+def _values(waits: list[float], twice: int, without: int, frames: float, contentions: float, total: int) -> Values:
+    waits = sorted(waits)
+    return {
+        "duplicates": float(twice),
+        "without": float(without),
+        "time to claim": waits[len(waits) // 2],
+        "last claim": waits[-1],
+        "frames per claim": frames,
+        "contentions": contentions,
+        "claims": float(total),
+    }

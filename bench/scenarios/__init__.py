@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench.scenarios.concurrent import Concurrent
 from bench.scenarios.false_free import FalseFree
+from bench.scenarios.fabric import Fabric
 from bench.scenarios.first_free import FirstFree
+from bench.scenarios.scale import Scale
+from bench.scenarios.sweep import Sweep
 
 if TYPE_CHECKING:
     from bench.harness import Scenario
@@ -15,7 +18,10 @@ SCENARIOS: dict[str, type[Scenario[Any]]] = {
     scenario.name: scenario
     for scenario in (
         FirstFree,
+        Sweep,
         Concurrent,
         FalseFree,
+        Fabric,
+        Scale,
     )
 }

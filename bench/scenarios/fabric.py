@@ -51,7 +51,15 @@ class Fabric(Scenario[None]):
         side and are asked in turn. No arpipam is in this but its frames: it says what a network costs any ARP probe.
         """
     metrics = (Metric(name="round trip"), Metric(name="lost", share=True))
-    plots = (Plot("round-trip", "round trip", "way", "The round trip of a probe, and the first ones after coming up", log_y=True),)
+    plots = (
+        Plot(
+            "round-trip",
+            "round trip",
+            "way",
+            "The round trip of a probe, and the first ones after coming up",
+            log_y=True,
+        ),
+    )
     reference = VETH
 
     def world(self) -> AbstractContextManager[None]:
