@@ -96,6 +96,7 @@ class Claim:
         )
         self._listeners: list[Callable[[ClaimState], None]] = []
         self._conflict_listeners: list[Callable[[Conflict], None]] = []
+        self._absence_listeners: list[Callable[[str], None]] = []
         self._ask_at: float | None = None
         self._ask_gap = _ASK_EVERY
 
@@ -125,6 +126,8 @@ class Claim:
             if self._ask_at is not None:
                 self._ask_at = None
                 self._acd.hand_over()
+        if self._driver.late and packet.is_probe and packet.target_ip == self._acd.address:
+            self._was_absent(packet)
         before = self._acd.conflicts
         self._acd.receive(packet, now)
         if self._acd.conflicts > before:
@@ -132,6 +135,13 @@ class Claim:
             for listener in self._conflict_listeners:
                 listener(conflict)
         self._follow()
+
+    def _was_absent(self, packet: ArpPacket) -> None:
+        """A probe waited for us for so long that its sender may have taken our silence for an answer."""
+        if self._acd.state in (State.ANNOUNCING, State.DEFENDING) and packet.sender_mac != self._acd.mac:
+            self._acd.announce()  # if it has claimed the address by now, this tells it who is the elder
+            for listener in self._absence_listeners:
+                listener(arp.mac_text(packet.sender_mac))
 
     def advance(self, now: float) -> None:
         """Do what is due."""
@@ -180,6 +190,10 @@ class Claim:
     def on_conflict(self, listener: Callable[[Conflict], None]) -> None:
         """Call `listener(conflict)` whenever another station uses the address, on the driver's thread."""
         self._conflict_listeners.append(listener)
+
+    def on_absence(self, listener: Callable[[str], None]) -> None:
+        """Call `listener(mac)` when a probe of that station was answered too late, on the driver's thread."""
+        self._absence_listeners.append(listener)
 
     def announce(self) -> None:
         """Announce again, say since the owner is up now."""

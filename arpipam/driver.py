@@ -38,6 +38,11 @@ _COALESCE = 0.001
 """Seconds between two turns, where there is that much to read."""
 _BURST = 0.01
 """Frames of so many seconds may leave at once."""
+_WATCH = 0.05
+"""Seconds to sleep at most while claims have to be answered for, so that it is noticed when ...
+"""
+_ABSENCE = 0.1
+"""... this thread has had no processor for so long: as long as the shortest listening (timing.py, ADAPTIVE)."""
 _PIPE = 65536
 """Bytes that a pipe holds (pipe(7))."""
 
@@ -113,6 +118,8 @@ class Driver:
         self.link = link
         self.refused: Counter[arp.Refusal] = Counter()
         """Frames that were no ARP packet for us, by reason; the kernel may have dropped others unseen."""
+        self.late = False
+        """What is being read may have waited for longer than anybody listens for our answer."""
         self.dropped = 0
         """Frames that the kernel dropped before we could read them."""
         self._rate = rate
@@ -135,6 +142,7 @@ class Driver:
         self._error: Exception | None = None
         self._closing = False
         self._closed = False
+        self._caught_up: list[Future[None]] = []
         self._calling = threading.Lock()
         self._turned = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -198,6 +206,20 @@ class Driver:
         with suppress(LinkError):  # closed: all jobs have ended
             self.call(drop)
 
+    def catch_up(self) -> Future[None]:
+        """Done when all that has arrived by now has been seen by whom it concerns."""
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()
+
+        def note() -> None:
+            if self._error is None:
+                self._caught_up.append(future)
+            else:
+                future.set_exception(self._error)
+
+        self._submit(note)
+        return future
+
     def watch(self, watcher: Callable[[ArpPacket, float], None]) -> None:
         """Call `watcher(packet, now)` for every ARP packet on the link from now on, on the driver's thread."""
 
@@ -254,6 +276,9 @@ class Driver:
         for job in self._jobs:
             self._end(job, reason)
         self._jobs.clear()
+        for future in self._caught_up:
+            future.set_exception(reason)
+        self._caught_up.clear()
         self._run_calls()
         self.ended.set_result(reason)
         while not self._closing:  # claims can still be released
@@ -266,18 +291,12 @@ class Driver:
         if self._closing:  # the byte that says so may just have been read with the others
             return
         now = self.link.now()
+        self.late = now - self._turned > _ABSENCE and bool(self._holdings)
         emptied = self._read(now)
         for holding in list(self._stirred.values()):
             holding.advance(now)
         if emptied:
-            for job in list(self._jobs):
-                if job.unwanted or job.task.done:
-                    self._finish(job)
-                    continue
-                if (deadline := job.task.deadline) is not None and deadline <= now:
-                    job.task.advance(now)
-                if job.task.done:
-                    self._finish(job)
+            self._advance(now)
         self._focus()
         jammed = not self._write(now)
         sleep = self._sleep(jammed) if emptied else 0.0
@@ -285,6 +304,20 @@ class Driver:
             self.link.rest(_COALESCE)  # frames come thick and fast: many at one go cost less than each by itself
         self._turned = now
         self.link.wait(sleep, self._wake_read)
+
+    def _advance(self, now: float) -> None:
+        """All that arrived before `now` has been seen: tell whoever waits for that, and let the tasks go on."""
+        for future in self._caught_up:
+            future.set_result(None)
+        self._caught_up.clear()
+        for job in list(self._jobs):
+            if job.unwanted or job.task.done:
+                self._finish(job)
+                continue
+            if (deadline := job.task.deadline) is not None and deadline <= now:
+                job.task.advance(now)
+            if job.task.done:
+                self._finish(job)
 
     def _read(self, now: float) -> bool:
         """Take in what has arrived; whether the socket ran empty, so that everything before `now` has been seen."""
@@ -383,6 +416,8 @@ class Driver:
         due += [job.task.deadline for job in self._jobs]
         if any(len(outbox) for job in self._jobs for outbox in job.task.outboxes()):
             due.append(now + max(0.0, 1 - self._tokens) / self._rate)
+        if self._holdings:
+            due.append(now + _WATCH)
         times = [at for at in due if at is not None]
         return max(0.0, min(times) - now) if times else None
 

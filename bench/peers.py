@@ -92,6 +92,7 @@ def arp_scan(interface: str, subnet: str, *options: str) -> set[str]:
 def scapy_srp(interface: str, subnet: str, timeout: float, retry: int = 0) -> set[str]:
     """The stations that scapy's `srp` finds from here, as its manual's `arping()` calls it (inside the namespace)."""
     conf.ifaces.reload()
+    conf.iface = interface
     answered, _ = srp(
         Ether(dst="ff:ff:ff:ff:ff:ff") / ARP(pdst=subnet), timeout=timeout, retry=retry, iface=interface, verbose=0
     )

@@ -53,6 +53,7 @@ class Wire:
         self.claim: Claim | None = None
         self.stirred = True
         self.sent: list[tuple[float, ArpPacket]] = []
+        self.late = False
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()

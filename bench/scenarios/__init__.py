@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bench.scenarios.agent import Agent
 from bench.scenarios.concurrent import Concurrent
 from bench.scenarios.false_free import FalseFree
 from bench.scenarios.fabric import Fabric
 from bench.scenarios.first_free import FirstFree
+from bench.scenarios.handover import HandOver
+from bench.scenarios.launch import Launch
 from bench.scenarios.scale import Scale
 from bench.scenarios.sweep import Sweep
 
@@ -19,9 +22,12 @@ SCENARIOS: dict[str, type[Scenario[Any]]] = {
     for scenario in (
         FirstFree,
         Sweep,
+        Launch,
         Concurrent,
         FalseFree,
+        HandOver,
         Fabric,
+        Agent,
         Scale,
     )
 }

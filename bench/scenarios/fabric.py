@@ -68,7 +68,7 @@ class Fabric(Scenario[None]):
 
     def cases(self) -> Iterable[Case]:
         """Cold and warm."""
-        yield Case({"way": COLD}, 2 if self.quick else 5)
+        yield Case({"way": COLD}, 1 if self.quick else 7)
         yield Case({"way": WARM}, 2 if self.quick else 10)
 
     @contextmanager

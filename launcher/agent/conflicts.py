@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 TOLD_EVERY = 10.0  # s: the same conflict is told again after so long, as RFC 5227's DEFEND_INTERVAL
 DECIDE = 1.0  # s that another host's agent gets to say since when it has the address, before we move
+INFANCY = 60.0  # s: a claim so young that meets an elder one was never free, and its container moves by any policy
+MOVING = 60.0  # s that the container gets to run, so that it can be moved
+LOOK = 0.5  # s between two looks at that
 HOOK_TIME = 30.0  # s that the hook program may take
 HOOKS_AT_ONCE = 4
 _MEMORY = 1024
@@ -45,18 +48,20 @@ class Conflicts:
     def met(self, network: Network, held: Held, conflict: Conflict) -> None:
         """Another station uses the address."""
         self._tools.metrics.conflict(network.pool.interface)
+        young = conflict.elder is False and time.time() - held.claim.lease.created < INFANCY
+        moves = young or (network.settings.policy == "move" and conflict.elder is not True)
         key = network.pool.interface, conflict.address, conflict.other, conflict.elder
         now = time.monotonic()
         if now - self._told.get(key, -TOLD_EVERY) >= TOLD_EVERY:
             if len(self._told) >= _MEMORY:  # whoever makes up MACs is told of less often
                 self._told.clear()
             self._told[key] = now
-            self._tell(network, held, conflict)
-        if network.settings.policy == "move" and conflict.elder is not True and conflict.address not in self._moving:
+            self._tell(network, held, conflict, moves=moves)
+        if moves and conflict.address not in self._moving:
             self._moving.add(conflict.address)
             self._tools.spawn(self._move_on(network, held, conflict))
 
-    def _tell(self, network: Network, held: Held, conflict: Conflict) -> None:
+    def _tell(self, network: Network, held: Held, conflict: Conflict, *, moves: bool) -> None:
         policy = network.settings.policy
         if conflict.elder is None:
             does = {
@@ -68,7 +73,7 @@ class Conflicts:
             does = "our claim is the elder one and stays"
         else:
             does = "its claim is the elder one: " + (
-                "the container gets another address" if policy == "move" else "give the container another address"
+                "the container gets another address" if moves else "give the container another address"
             )
         owner = held.claim.lease.owner
         text = f"{conflict.other} uses {conflict.address} of {owner} too; {does}"
@@ -112,22 +117,24 @@ class Conflicts:
 
     async def _move_on(self, network: Network, held: Held, conflict: Conflict) -> None:
         """Give the container another address, unless ours turns out to be the elder of two claims."""
-        address, container = conflict.address, held.claim.lease.container.partition("@")[0]
+        address = conflict.address
         try:
             if conflict.elder is None:
                 held.claim.announce_soon()  # says since when we have it; another agent answers with the same
                 await asyncio.sleep(DECIDE)
                 if held.conflict is not None and held.conflict.elder:
                     return
-            docker = self._tools.ledger.attached(held.claim.lease)
-            if network.held.get(address) is not held or docker is None:
-                return  # it has stopped, or moved already
+            until = time.monotonic() + MOVING
+            while (docker := self._tools.ledger.attached(held.claim.lease)) is None:
+                if network.held.get(address) is not held or time.monotonic() > until:
+                    return  # it has stopped, or moved already
+                await asyncio.sleep(LOOK)
             if not self._tools.ledger.given_by_us(docker):
                 text = f"{held.claim.lease.owner} keeps {address}: {docker} has Docker's own addresses; start it anew"
                 network.tell("move failed", address=str(address), owner=held.claim.lease.owner, text=text)
                 return
             try:
-                await asyncio.to_thread(self._move, container, docker)
+                await asyncio.to_thread(self._move, held.claim.lease.container.partition("@")[0], docker)
             except ArpipamError as error:
                 text = f"{held.claim.lease.owner} keeps {address}, which {conflict.other} uses too: {error}"
                 network.tell("move failed", address=str(address), owner=held.claim.lease.owner, text=text)

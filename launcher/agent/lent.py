@@ -74,7 +74,7 @@ class Lending:
         options = wish.options(network.options())
         claim = None
         if address is None and wish.mac is None and not options.keys() - {"exclude"}:
-            claim = network.ready.take(Pool(network.pool.subnet, exclude=wish.exclude))
+            claim = await network.ready.take(Pool(network.pool.subnet, exclude=wish.exclude))
         if claim is None:
             claim = await network.claim(wish.owner, address, wish.mac, **options)
         else:

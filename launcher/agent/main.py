@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 from arpipam.errors import ArpipamError
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from launcher.agent.config import Config
 
+NICE = -15  # as other daemons that answer for the network: an answer that comes late is none
+SWITCH = 0.001  # s that one of our threads may keep the others waiting
 WORKERS = 32  # threads that may wait for the kernel, the disk or a link at one time
 
 
@@ -30,6 +34,9 @@ def run(path: Path | None, socket: Path | None, state_dir: Path | None, metrics:
         return configuration.load(path).override(socket=socket, state_dir=state_dir, metrics=metrics)
 
     config = read()
+    with suppress(OSError):  # not ours to decide: a unit's Nice= does the same
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    sys.setswitchinterval(SWITCH)
     log.configure(json=False)
     asyncio.run(_run(config, read))
 

@@ -252,9 +252,9 @@ class Network:
         held = self._repeated(mac, address) or self._own(mac, address)
         if held is not None:
             claim = held.claim
-        elif address is None and (taken := self.ready.take()) is not None:
+        elif address is None and (taken := await self.ready.take()) is not None:
             claim, how = taken, "ready"
-        elif address is not None and (taken := self.lending.to(mac, address) or self.ready.take({int(address)})):
+        elif address is not None and (taken := self.lending.to(mac, address) or await self.ready.take({int(address)})):
             claim = taken
         else:
             claim = await self._claim_for_docker(mac, address)

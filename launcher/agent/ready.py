@@ -12,14 +12,14 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from arpipam.claim import ClaimState
+from arpipam.claim import ClaimState, Conflict
 from arpipam.errors import ArpipamError, LinkError
 from arpipam.timing import RFC5227
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from arpipam.claim import Claim, Conflict
+    from arpipam.claim import Claim
     from arpipam.pool import Pool
     from launcher.agent.network import Network
 
@@ -62,10 +62,12 @@ class Ready:
         allowed = (self._network.left() + len(self._claims)) // SHARE
         return min(settings.ready + demand, max(settings.ready, settings.most_ready), allowed)
 
-    def take(self, among: Pool | Collection[int] | None = None) -> Claim | None:
+    async def take(self, among: Pool | Collection[int] | None = None) -> Claim | None:
         """The one that has been ready longest, of these addresses where they are named; None where there is none."""
         self._taken.append(time.monotonic())
         self._poked.set()
+        if self._claims:  # what came in while we had no processor may say that one of them is lost
+            await asyncio.wrap_future(self._network.allocator.driver.catch_up())
         claim = next((claim for claim in self._claims if among is None or int(claim.address) in among), None)
         if claim is not None:
             self._claims.remove(claim)
@@ -116,8 +118,12 @@ class Ready:
             loop.call_soon_threadsafe(spoilt.set)
             loop.call_soon_threadsafe(self._lose, claim, conflict)
 
+        def absent(mac: str) -> None:
+            met(Conflict(claim.address, claim.mac, mac, None))
+
         claim.on_change(changed)
         claim.on_conflict(met)
+        claim.on_absence(absent)
         # RFC 5227's timing takes seconds: a cut meanwhile would leave it with a claim that the others never heard of.
         try:
             whole = await self._network.required.whole()
