@@ -61,10 +61,11 @@ def _outcome(old: Outcome, new: Outcome) -> Iterator[Change]:
                 pair = old.values(metric.name, subject, case), new.values(metric.name, subject, case)
                 if all(pair):
                     told = ", ".join(f"{key} {value}" for key, value in case.items())
-                    yield _judge(new.name, told, metric, subject, *pair)
+                    yield _judge(Change(new.name, told, metric.name, subject, 0.0, 0.0, "same"), metric, pair)
 
 
-def _judge(scenario: str, case: str, metric: Metric, subject: str, old: list[float], new: list[float]) -> Change:
+def _judge(change: Change, metric: Metric, pair: tuple[list[float], list[float]]) -> Change:
+    old, new = pair
     if metric.share:
         one, other = stats.share(old), stats.share(new)
         was, now = one.share, other.share
@@ -81,7 +82,7 @@ def _judge(scenario: str, case: str, metric: Metric, subject: str, old: list[flo
         verdict = "different"
     else:
         verdict = "better" if (now < was) == (metric.better == "less") else "worse"
-    return Change(scenario, case, metric.name, subject, was, now, verdict)
+    return change._replace(old=was, new=now, verdict=verdict)
 
 
 def main(words: list[str]) -> int:

@@ -74,7 +74,14 @@ class Crowd:
         twice = sum(count - 1 for count in Counter(held).values())
         contentions = sum(claimer.contentions for claimer in self.claimers) / self.total
         frames = self.link.frames / self.total
-        return _values(self.waits, twice, self.total - len(held), frames, contentions, self.total)
+        return _values(
+            self.waits,
+            self.total,
+            twice=twice,
+            without=self.total - len(held),
+            frames=frames,
+            contentions=contentions,
+        )
 
 
 class _Host:
@@ -107,7 +114,7 @@ class _Host:
             reserve=self.reserve,
             unreserve=self.taken.discard,
         )
-        claimer.told = lambda claimer=claimer: self.ended(claimer, n, since)  # type: ignore[misc]
+        claimer.told = lambda: self.ended(claimer, n, since)
         crowd.open += 1
         crowd.link.attach(claimer, at, far=self.far)
 
@@ -147,8 +154,8 @@ class _Host:
 class _Ended(Claimer):
     """Tells when its search is over, and lets go of the search."""
 
-    def told(self) -> None:
-        """Replaced by whoever wants to hear."""
+    told: Callable[[], None]
+    """Called at the end."""
 
     def run(self, now: float) -> float | None:
         """As any claimer."""
@@ -230,10 +237,17 @@ def article(plan: Plan, seed: int) -> Values:
         link._schedule(plan.cut, link.heal)  # noqa: SLF001 - a moment of the link's own clock
     link.run(float("inf"), stop=lambda: len(waits) == total)
     held = Counter(asker.address for asker in askers)
-    return _values(waits, sum(count - 1 for count in held.values()), 0, link.frames / total, 0.0, total)
+    return _values(
+        waits,
+        total,
+        twice=sum(count - 1 for count in held.values()),
+        without=0,
+        frames=link.frames / total,
+        contentions=0.0,
+    )
 
 
-def _values(waits: list[float], twice: int, without: int, frames: float, contentions: float, total: int) -> Values:
+def _values(waits: list[float], total: int, *, twice: int, without: int, frames: float, contentions: float) -> Values:
     waits = sorted(waits)
     return {
         "duplicates": float(twice),

@@ -44,7 +44,7 @@ def no_defence() -> Iterator[None]:
 
     def deaf(self: Acd, packet: ArpPacket) -> None:
         if self.state.value in {"announcing", "defending"}:
-            self._step(Input.ASKED)  # noqa: SLF001
+            self._step(Input.ASKED)
         else:
             asked(self, packet)
 

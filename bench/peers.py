@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from arpipam.lab import Namespace
 
 LEFT_OUT = (
-    "NetworkManager and systemd-networkd: their address conflict detection runs only inside services that want D-Bus "
-    "or an init of their own, and the whole machine's interfaces; n-acd, which NetworkManager uses, is in no package.",
+    "NetworkManager and systemd-networkd detect conflicts only inside of services that want D-Bus or an init of their "
+    "own, and all interfaces of the machine; n-acd, which NetworkManager uses, is in no package of its own."
 )
 ARP_SCAN_FAST = ("--bandwidth=1000000000", "--timeout=200", "--retry=1")
 """One request for each address, as fast as the kernel takes them, and 200 ms for the last answer."""
@@ -58,7 +58,7 @@ def arping(namespace: Namespace, interface: str, address: str, count: int, wait:
 
 
 def arping_first(
-    namespace: Namespace, interface: str, addresses: Iterable[str], count: int, wait: int | None, limit: float
+    namespace: Namespace, interface: str, addresses: Iterable[str], *, count: int, wait: int | None, limit: float
 ) -> tuple[str | None, float]:
     """One after the other over the candidates until one is free, in one shell; None after `limit` seconds."""
     probe = " ".join(_arping(interface, count, wait))
@@ -92,7 +92,8 @@ def arp_scan(interface: str, subnet: str, *options: str) -> set[str]:
 def scapy_srp(interface: str, subnet: str, timeout: float, retry: int = 0) -> set[str]:
     """The stations that scapy's `srp` finds from here, as its manual's `arping()` calls it (inside the namespace)."""
     conf.ifaces.reload()
-    conf.iface = interface
+    conf.route.resync()
+    conf.iface = conf.ifaces.dev_from_name(interface)
     answered, _ = srp(
         Ether(dst="ff:ff:ff:ff:ff:ff") / ARP(pdst=subnet), timeout=timeout, retry=retry, iface=interface, verbose=0
     )

@@ -27,7 +27,7 @@ mpl.rcParams["svg.fonttype"] = "none"
 
 def draw(outcome: Outcome, plot: Plot, folder: Path) -> bool:
     """Draw one picture as SCENARIO-NAME.png and .svg; whether there was anything to draw."""
-    metric = next(metric for metric in outcome.metrics if metric.name == plot.metric)
+    metric = _metric(outcome, plot)
     cases = [
         case
         for case in outcome.cases()
@@ -42,7 +42,7 @@ def draw(outcome: Outcome, plot: Plot, folder: Path) -> bool:
     for panel, ax in zip(panels, axes, strict=True):
         chosen = [case for case in cases if panel is None or case[plot.panel] == panel]
         for number, name in enumerate(subjects):
-            _line(ax, outcome, plot, metric, chosen, name, number)
+            _line(ax, outcome, plot, chosen, name=name, number=number)
         _dress(ax, plot, metric, chosen)
         if panel is not None:
             ax.set_title(f"{plot.panel} {panel}", fontsize=10)
@@ -56,19 +56,16 @@ def draw(outcome: Outcome, plot: Plot, folder: Path) -> bool:
     return True
 
 
+def _metric(outcome: Outcome, plot: Plot) -> Metric:
+    return next(metric for metric in outcome.metrics if metric.name == plot.metric)
+
+
 def _unit(metric: Metric) -> str:
     return "share" if metric.share else metric.unit
 
 
-def _line(
-    ax: Axes,
-    outcome: Outcome,
-    plot: Plot,
-    metric: Metric,
-    cases: Sequence[dict[str, Value]],
-    name: str,
-    number: int,
-) -> None:
+def _line(ax: Axes, outcome: Outcome, plot: Plot, cases: Sequence[dict[str, Value]], *, name: str, number: int) -> None:
+    metric = _metric(outcome, plot)
     places, middles, lows, highs, bounds = [], [], [], [], []
     numeric = _numeric(cases, plot)
     for place, case in enumerate(cases):

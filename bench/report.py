@@ -91,14 +91,14 @@ def _cell(outcome: Outcome, metric: Metric, subject: str, case: dict[str, Value]
         if not samples:
             return ""
         found = stats.share(samples)
-        return f"{found.hits} of {found.count} ({found.low:.2%} to {found.high:.2%})"
+        return f"{found.hits} of {found.samples} ({found.low:.2%} to {found.high:.2%})"
     whole = stats.summary(samples)
     if whole is None:
         return ""
     text = f"{_shown(whole.median, metric)} ({_shown(whole.p99, metric)}, ±{_shown(whole.spread, metric)})"
     reference = stats.summary(outcome.values(metric.name, outcome.reference, case))
     if subject != outcome.reference and reference is not None and reference.median > 0:
-        text += f" {_number(whole.median / reference.median)}×"
+        text += f" {_number(whole.median / reference.median)}x"
     return text
 
 

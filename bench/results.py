@@ -129,7 +129,7 @@ def machine() -> dict[str, str]:
     processors = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
     return {
-        "processors": f"{len(os.sched_getaffinity(0))} × {processors[0] if processors else platform.machine()}",
+        "processors": f"{len(os.sched_getaffinity(0))} x {processors[0] if processors else platform.machine()}",
         "memory": f"{int(memory[1]) / 2**20:.1f} GiB" if memory else "unknown",
         "kernel": platform.release(),
         "load at the start": " ".join(f"{value:.2f}" for value in os.getloadavg()),

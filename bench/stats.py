@@ -20,7 +20,7 @@ _LEAST_POINTS = 3
 class Summary(NamedTuple):
     """Of the samples of one metric."""
 
-    count: int
+    samples: int
     median: float
     p99: float
     low: float
@@ -41,14 +41,14 @@ class Share(NamedTuple):
     """How many of the samples are 1, and between which shares the true one lies, with `CONFIDENCE`."""
 
     hits: int
-    count: int
+    samples: int
     low: float
     high: float
 
     @property
     def share(self) -> float:
         """Of the samples."""
-        return self.hits / self.count if self.count else float("nan")
+        return self.hits / self.samples if self.samples else float("nan")
 
 
 class Power(NamedTuple):
@@ -100,7 +100,7 @@ def power(xs: Sequence[float], ys: Sequence[float]) -> Power | None:
     logs = np.log(np.asarray(pairs, dtype=float))
     exponent, factor = _line(logs)
     rng = np.random.default_rng(_SEED)
-    slopes = []
+    slopes: list[float] = []
     while len(slopes) < _RESAMPLES // 4:
         pick = logs[rng.integers(0, len(logs), len(logs))]
         if len(set(pick[:, 0])) > 1:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.scenarios.agent import Agent
 from bench.scenarios.concurrent import Concurrent
-from bench.scenarios.false_free import FalseFree
 from bench.scenarios.fabric import Fabric
+from bench.scenarios.false_free import FalseFree
 from bench.scenarios.first_free import FirstFree
 from bench.scenarios.handover import HandOver
 from bench.scenarios.launch import Launch

@@ -31,6 +31,10 @@ LIMIT = 30.0
 """Seconds after which a peer is stopped; its time counts as that."""
 ARTICLE, CAREFUL = "arping -D -c 1 -w 1", "arping -D -c 3"
 RFC = "arpipam, rfc5227"
+LONGEST_LISTENING = 0.1
+"""Seconds, after a window of the survey."""
+BURST = RATE * 0.01
+"""Frames that leave at once before the pace holds them back: those of a hundredth of a second."""
 AIM_RATIO, AIM_OVERHEAD = 10.0, 0.020
 
 
@@ -79,7 +83,7 @@ class FirstFree(Scenario[None]):
         subnet = IPv4Network(f"10.50.0.0{case.vary['subnet']}")
         occupancy = str(case.vary["in use"])
         most = room(subnet)
-        count = most - 1 if occupancy == ONE_LEFT else round(most * int(occupancy.split()[0]) / 100)
+        count = most - 1 if occupancy == ONE_LEFT else round(most * int(occupancy.partition(" ")[0]) / 100)
         with Lab() as lab, ExitStack() as stack:
             network = used_network(lab, subnet, min(count, most - 1))
 
@@ -109,7 +113,7 @@ class FirstFree(Scenario[None]):
             ratio = theirs[len(theirs) // 2] / ours[len(ours) // 2]
             met = "met" if ratio >= AIM_RATIO else "MISSED"
             yield Finding(
-                red=False, text=f"a /24 at 90 %: {ratio:.1f}× faster than the article (aim {AIM_RATIO:g}×: {met})"
+                red=False, text=f"a /24 at 90 %: {ratio:.1f}x faster than the article (aim {AIM_RATIO:g}x: {met})"
             )
         rest = sorted(outcome.values("rest", "arpipam", subnet="/24"))
         if rest:
@@ -146,13 +150,13 @@ def claim(allocator: Allocator, network: Used, seed: int) -> Values:
         raise RuntimeError(f"{found} was claimed, and {network.first_free} is the first free address")
     search: Search = job.task  # type: ignore[assignment] # a claim's task is a search
     probing = prescribed(search, rng)
-    survey = windows(held.found.probed) * min(search.evidence.gap(), 0.1) + held.found.probed / RATE
+    survey = surveyed(held.found.probed, min(search.evidence.gap(), LONGEST_LISTENING))
     time.sleep(0.01)
     return {
         "seconds": watch.seconds,
         "probing": probing,
         "survey": survey,
-        "rest": max(0.0, watch.seconds - probing - survey),
+        "rest": watch.seconds - probing - survey,
     }
 
 
@@ -165,20 +169,23 @@ def prescribed(search: Search, rng: Drawn) -> float:
     return (search.found.acd.probes - 1) * evidence.gap() + evidence.settle()
 
 
-def windows(probed: int) -> int:
-    """How many surveys it takes to ask for so many addresses."""
-    count, size, asked = 0, WINDOW, 0
-    while asked < probed:
-        asked += size
+def surveyed(probed: int, listening: float) -> float:
+    """How long it takes to ask for so many addresses at the default pace, and to listen after each window."""
+    seconds, size = 0.0, WINDOW
+    while probed > 0:
+        asked = min(probed, size)
+        seconds += max(0.0, asked - BURST) / RATE + listening
+        probed -= asked
         size = min(2 * size, LARGEST_WINDOW)
-        count += 1
-    return count
+    return seconds
 
 
 def article(network: Used, subnet: IPv4Network, times: int, wait: int | None) -> Values:
     """One `arping -D` after the other."""
     candidates = (str(address) for address in subnet.hosts() if address > subnet[2])
-    found, seconds = peers.arping_first(network.host.namespace, network.host.bridge, candidates, times, wait, LIMIT)
+    found, seconds = peers.arping_first(
+        network.host.namespace, network.host.bridge, candidates, count=times, wait=wait, limit=LIMIT
+    )
     if found is not None and found != str(network.first_free):
         raise RuntimeError(f"{found} was called free, and {network.first_free} is the first free address")
     return {"seconds": seconds, "stopped": float(found is None)}

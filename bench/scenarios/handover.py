@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -100,7 +101,9 @@ class HandOver(Scenario[World]):
         gaps = outcome.values("unanswered", self.reference)
         macs = outcome.values("MACs", self.reference)
         worst = max(gaps, default=0.0)
-        yield Finding(red=worst > MOST_UNANSWERED, text=f"at worst {worst * 1000:.0f} ms without an answer after the claim")
+        yield Finding(
+            red=worst > MOST_UNANSWERED, text=f"at worst {worst * 1000:.0f} ms without an answer after the claim"
+        )
         yield Finding(red=bool(macs) and max(macs) != 1, text=f"{max(macs, default=0):.0f} MAC at most answered for it")
 
 
@@ -131,15 +134,11 @@ def watched(world: World, address: str, start: Callable[[World, str, str], float
 
 def until_right(address: str, patience: float) -> float:
     """Go on talking to the address until the kernel has another MAC for it than the former owner's; when that was."""
-    import socket  # noqa: PLC0415 - in the child, inside of the namespace
-
     until = time.monotonic() + patience
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as talk:
         while time.monotonic() < until:
-            try:
+            with suppress(OSError):  # nobody there at this moment
                 talk.sendto(b"?", (address, _PORT))
-            except OSError:  # nobody there at this moment
-                pass
             table = Path("/proc/thread-self/net/arp").read_text()
             macs = [line.split()[3] for line in table.splitlines()[1:] if line.split()[0] == address]
             if macs and macs[0] not in {_FORMER, "00:00:00:00:00:00"}:

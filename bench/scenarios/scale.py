@@ -111,7 +111,7 @@ class Scale(Scenario[None]):
 
     @contextmanager
     def subjects(self, world: None, case: Case) -> Iterator[Mapping[str, Callable[[int], Taken]]]:  # noqa: ARG002
-        """arpipam and the article's way, on as many links as there are processors."""
+        """Both arpipam and the article's way, on as many links as there are processors."""
         plan = self.plan(case)
         yield {"arpipam": partial(side_by_side, claims, plan), ARTICLE: partial(side_by_side, article, plan)}
 
@@ -168,7 +168,7 @@ class Scale(Scenario[None]):
             # All want an address at the same moment: hosts * frames each, in the time that the last of them takes.
             most = SENSIBLE / max(1.0, fitted.factor)
             text += (
-                f"; one flat link stops being sensible where the claims of a second send more than {SENSIBLE:g} frames, "
+                f"; one flat link stops being sensible where its claims send more than {SENSIBLE:g} frames a second, "
                 f"each of which wakes every station: about {most:.0f} claims a second"
             )
         yield Finding(red=False, text=text)

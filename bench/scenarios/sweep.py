@@ -84,7 +84,7 @@ class Sweep(Scenario[World]):
 
     @contextmanager
     def subjects(self, world: World, case: Case) -> Iterator[Mapping[str, Callable[[int], Taken]]]:
-        """arpipam at its default pace and without one, the peers, and the floor."""
+        """With arpipam at its default pace and without one, the peers, and the floor."""
         subnet = IPv4Network(f"10.50.0.0{case.vary['subnet']}")
         with Lab() as lab:
             network = used_network(lab, subnet, room(subnet) // 2)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TOLD_EVERY = 10.0  # s: the same conflict is told again after so long, as RFC 5227's DEFEND_INTERVAL
 DECIDE = 1.0  # s that another host's agent gets to say since when it has the address, before we move
-INFANCY = 60.0  # s: a claim so young that meets an elder one was never free, and its container moves by any policy
+INFANCY = 5.0  # s: a claim so young that meets an elder one was never free, and its container moves by any policy
 MOVING = 60.0  # s that the container gets to run, so that it can be moved
 LOOK = 0.5  # s between two looks at that
 HOOK_TIME = 30.0  # s that the hook program may take

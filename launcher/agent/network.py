@@ -46,6 +46,7 @@ PENDING = "docker"
 """The container of a lease that Docker has been given, as long as it is not known which container that is for."""
 POLICIES = {"defend": Policy.ALWAYS, "report": Policy.REPORT, "move": Policy.REPORT}
 COMING_UP = 40.0  # s from the start in which a request waits for link and stations; spanning tree may take 35
+GIVEN_UP = 3.0  # s after which all hosts have seen that few addresses are left, and given up what they kept ready
 LATELY = 600.0  # s
 MOST_KNOWN = 8  # stations that a search is told of
 REOPEN = 1.0  # s between two tries to open a link
@@ -283,6 +284,10 @@ class Network:
         except UnknownError:
             if self.required.silent():
                 raise
+        except PoolExhaustedError:
+            await asyncio.sleep(GIVEN_UP)
+            if (ready := await self.ready.take()) is not None:
+                return ready
         return await self.claim(PENDING, address, mac, **options)
 
     async def _come_up(self) -> None:

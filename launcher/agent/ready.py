@@ -152,6 +152,9 @@ class Ready:
     async def _thin_out(self) -> None:
         """Give back what is too many: at once where few addresses are left, else when that has lasted."""
         wanted = self.wanted()
+        for task in list(self._under_way)[max(0, wanted - len(self._claims)) :]:
+            if wanted < self._network.settings.ready:
+                task.cancel()
         if len(self._claims) <= wanted:
             self._surplus_since = None
             return

@@ -36,6 +36,7 @@ THREADS = 2
 """On each host; docker's client and the engine need most of the processors."""
 KEPT = 3
 """Containers of one thread that run at one time."""
+_NOISE = re.compile(r"--help|^time=.*error waiting for container")
 _MAIN = "from launcher.cli import main; main()"
 
 
@@ -153,7 +154,8 @@ class AgentOn:
         """The one line by which `docker` says why it cannot do that."""
         done = self.host.docker(*words, check=False)
         assert done.returncode != 0, done.stdout
-        lines = [line for line in done.stderr.splitlines() if line.strip() and "--help" not in line]
+        # The client also tells, now and then, that it no longer waits for a container that it did not start.
+        lines = [line for line in done.stderr.splitlines() if line.strip() and not _NOISE.search(line)]
         assert len(lines) == 1, lines
         return lines[0]
 

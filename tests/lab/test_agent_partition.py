@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from arpipam.lab.capture import who_have
+from launcher.agent.conflicts import INFANCY
 from tests.lab import fabrics
 from tests.lab.agents import AgentOn, Load, Watching, assert_one_holder_each, last_lines, running
 from tests.lab.fabrics import ARPIPAM, edit
@@ -158,6 +159,7 @@ def test_of_two_claims_that_meet_after_a_cut_both_hosts_keep_the_elder(
         asker = lab.station("asker", elder.host, "172.16.42.60/24")
         with Watching(agents[0]) as first, Watching(agents[1]) as second:
             watching = [first, second]
+            time.sleep(INFANCY)  # a younger one than that would move in any case
             healed = time.monotonic()
             wire.heal()
             found = []
