@@ -9,7 +9,7 @@ same moment on one link need not all ask the same: what one of them asks counts 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from arpipam import arp
@@ -38,14 +38,15 @@ class Recent:
     """What the surveys of one link have asked in the last moment, and who has answered."""
 
     def __init__(self) -> None:
-        self._asked: dict[int, float] = {}
+        # Not a plain dict: to find its first costs more with every removal.
+        self._asked: OrderedDict[int, float] = OrderedDict()
         """When each address was asked for last, the longest ago first."""
         self._answers: dict[int, Answer] = {}
 
     def asked(self, address: int, now: float) -> None:
         """A request has left."""
-        self._asked.pop(address, None)
         self._asked[address] = now
+        self._asked.move_to_end(address)
         self._answers.pop(address, None)
         while self._asked[oldest := next(iter(self._asked))] < now - FRESH:
             del self._asked[oldest]

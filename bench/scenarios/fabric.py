@@ -6,8 +6,8 @@ import select
 import socket
 import sys
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING
 
 from arpipam import arp
 from arpipam.arp import ArpPacket
@@ -33,11 +33,32 @@ _FAR = "172.16.42.2"
 _SOL_PACKET, _ADD_MEMBERSHIP, _PROMISCUOUS = 263, 1, 1
 
 
-class Way(NamedTuple):
-    """From where to ask, and for what."""
+class Way:
+    """Where questions are asked, over one socket: to close one takes the kernel longer than an answer does."""
 
-    namespace: Namespace
-    interface: str
+    def __init__(self, namespace: Namespace, interface: str) -> None:
+        with namespace.inside():
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+            index = socket.if_nametoindex(interface)
+        self._socket.bind((interface, 0x0806))
+        membership = index.to_bytes(4, sys.byteorder) + _PROMISCUOUS.to_bytes(2, sys.byteorder) + bytes(10)
+        self._socket.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, membership)
+        self._target = int.from_bytes(socket.inet_aton(_FAR), "big")
+        self._frame = arp.probe(_ASKER, self._target)
+
+    def ask(self) -> Values:
+        """One probe; lost where no answer came within a second."""
+        started = time.perf_counter()
+        self._socket.send(self._frame)
+        while (left := started + PATIENCE - time.perf_counter()) > 0 and select.select([self._socket], [], [], left)[0]:
+            packet = arp.dissect(self._socket.recv(128))
+            if isinstance(packet, ArpPacket) and packet.sender_ip == self._target and packet.target_mac == _ASKER:
+                return {"round trip": time.perf_counter() - started, "lost": 0.0}
+        return {"lost": 1.0}
+
+    def close(self) -> None:
+        """No more questions."""
+        self._socket.close()
 
 
 class Fabric(Scenario[None]):
@@ -78,8 +99,8 @@ class Fabric(Scenario[None]):
 
             def cold(kind: str) -> Callable[[int], Taken]:
                 def take(_: int) -> Taken:
-                    with Lab() as lab:
-                        return [ask(build(lab, kind))]
+                    with Lab() as lab, closing(build(lab, kind)) as way:
+                        return [way.ask()]
 
                 return take
 
@@ -87,13 +108,13 @@ class Fabric(Scenario[None]):
             return
 
         def warm(way: Way) -> Callable[[int], Taken]:
-            return lambda _: [ask(way) for _ in range(BATCH)]
+            return lambda _: [way.ask() for _ in range(BATCH)]
 
-        with Lab() as lab:
-            ways = {kind: build(lab, kind) for kind in KINDS}
+        with Lab() as lab, ExitStack() as stack:
+            ways = {kind: stack.enter_context(closing(build(lab, kind))) for kind in KINDS}
             for way in ways.values():
                 for _ in range(BATCH):
-                    ask(way)
+                    way.ask()
             yield {kind: warm(way) for kind, way in ways.items()}
 
 
@@ -143,22 +164,3 @@ def _behind_switch(lab: Lab, namespace: Namespace, tag: str) -> Way:
     switch.vsctl(*words)
     namespace.ip(["link set br0 master docker0 up"])
     return Way(namespace, "inner")
-
-
-def ask(way: Way) -> Values:
-    """One probe; lost where no answer came within a second."""
-    with way.namespace.inside():
-        asking = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
-        index = socket.if_nametoindex(way.interface)
-    with asking:
-        asking.bind((way.interface, 0x0806))
-        membership = index.to_bytes(4, sys.byteorder) + _PROMISCUOUS.to_bytes(2, sys.byteorder) + bytes(10)
-        asking.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, membership)
-        target = int.from_bytes(socket.inet_aton(_FAR), "big")
-        started = time.perf_counter()
-        asking.send(arp.probe(_ASKER, target))
-        while (left := started + PATIENCE - time.perf_counter()) > 0 and select.select([asking], [], [], left)[0]:
-            packet = arp.dissect(asking.recv(128))
-            if isinstance(packet, ArpPacket) and packet.sender_ip == target and packet.target_mac == _ASKER:
-                return {"round trip": time.perf_counter() - started, "lost": 0.0}
-    return {"lost": 1.0}

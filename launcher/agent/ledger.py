@@ -122,36 +122,36 @@ class Ledger:
         now = time.monotonic()
         known = {network.pool.id: network.pool for network in self._networks()}
         self._born = {pool_id: self._born.get(pool_id, now) for pool_id in known}
-        driver = self._tools.config.agent.socket.stem
         for pool in known.values():
-            mine = any(self._is(pool, docker) for docker in view.networks if docker.ipam == driver)
-            if mine:
+            if any(self._has(pool, docker) for docker in view.networks):
                 self._born[pool.id] = now
             elif now - self._born[pool.id] > GRACE:
                 await self._forget_pool(pool.id)
 
     # Who is who.
 
-    @staticmethod
-    def _is(pool: Pool, docker: Attached) -> bool:
-        return docker.subnet == pool.subnet and docker.interface == pool.interface
+    def _has(self, pool: Pool, docker: Attached) -> bool:
+        """Whether the Docker network has its addresses from the pool.
+
+        Docker names the bridge or parent; where only one pool has the subnet, it is that one, whatever its link is.
+        """
+        if docker.ipam != self._tools.config.agent.socket.stem or docker.subnet != pool.subnet:
+            return False
+        pools = [network.pool for network in self._networks() if network.pool.subnet == pool.subnet]
+        return docker.interface == pool.interface or len(pools) == 1
 
     def _endpoints(self, pool: Pool, view: View) -> Iterator[Endpoint]:
         for docker in view.networks:
-            if docker.interface == pool.interface:
+            if docker.interface == pool.interface or self._has(pool, docker):
                 yield from (endpoint for endpoint in docker.endpoints if endpoint.address in pool.subnet)
 
     def _is_ours(self, pool: Pool, endpoint: Endpoint, view: View) -> bool:
         """Whether the address is one that we gave out, as opposed to Docker itself."""
-        driver = self._tools.config.agent.socket.stem
-        return any(
-            docker.name == endpoint.network and docker.ipam == driver and self._is(pool, docker)
-            for docker in view.networks
-        )
+        return any(docker.name == endpoint.network and self._has(pool, docker) for docker in view.networks)
 
     def _of(self, lease: Lease) -> Iterable[Endpoint]:
         for docker in self._view.networks if self._view else ():
-            if docker.interface == lease.interface:
+            if docker.interface == lease.interface or docker.ipam == self._tools.config.agent.socket.stem:
                 yield from (endpoint for endpoint in docker.endpoints if endpoint.address == lease.address)
 
     def stopped(self, held: Held) -> bool:

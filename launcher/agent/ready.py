@@ -44,7 +44,6 @@ class Ready:
         self._pause = FIRST_PAUSE
         self._pause_until = 0.0
         self._surplus_since: float | None = None
-        self._poked = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._claims)
@@ -65,7 +64,6 @@ class Ready:
     async def take(self, among: Pool | Collection[int] | None = None) -> Claim | None:
         """The one that has been ready longest, of these addresses where they are named; None where there is none."""
         self._taken.append(time.monotonic())
-        self._poked.set()
         if self._claims:  # what came in while we had no processor may say that one of them is lost
             await asyncio.wrap_future(self._network.allocator.driver.catch_up())
         claim = next((claim for claim in self._claims if among is None or int(claim.address) in among), None)
@@ -79,9 +77,7 @@ class Ready:
             while True:
                 self._fill()
                 await self._thin_out()
-                self._poked.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._poked.wait(), LOOK)
+                await asyncio.sleep(LOOK)  # refilling can wait for the request that made it necessary
         finally:
             for task in self._under_way:
                 task.cancel()
