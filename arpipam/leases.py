@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _VERSION = 1
-_BUSY = 10.0
+_BUSY = 30.0
 _MEMORY = 30 * 86400.0
 """Seconds for which a released lease is remembered, ..."""
 _MOST_RELEASED = 4096

@@ -238,6 +238,8 @@ class Launch:
         try:
             status = self._client.run(arguments, claim.mac, self._wish.words, keep_open=[claim.holder_fd])
             return self._settle(claim, status, hand_over, standard_input)
+        except AddressInUseError:  # the engine's own doing: nothing is kept
+            raise
         except ArpipamError as error:
             if hand_over.container is None:
                 raise

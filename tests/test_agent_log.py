@@ -165,7 +165,7 @@ def test_a_second_call_replaces_the_first() -> None:
 @given(
     st.text(),
     st.dictionaries(
-        st.text().filter(lambda key: key not in {"event", "exc_info", "stack_info", "_record", "_from_structlog"}),
+        st.text().filter(lambda key: key not in {"self", "event", "exc_info", "stack_info", "_record", "_from_structlog"}),
         st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.binary(), st.tuples(st.text())),
     ),
 )
