@@ -162,10 +162,13 @@ def test_a_second_call_replaces_the_first() -> None:
     assert len(second.getvalue().splitlines()) == 1
 
 
+NOT_FIELDS = {"self", "event", "exc_info", "stack_info", "_record", "_from_structlog"}
+
+
 @given(
     st.text(),
     st.dictionaries(
-        st.text().filter(lambda key: key not in {"self", "event", "exc_info", "stack_info", "_record", "_from_structlog"}),
+        st.text().filter(lambda key: key not in NOT_FIELDS),
         st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.binary(), st.tuples(st.text())),
     ),
 )
