@@ -39,8 +39,7 @@ _COALESCE = 0.001
 _BURST = 0.01
 """Frames of so many seconds may leave at once."""
 _WATCH = 0.05
-"""Seconds to sleep at most while claims have to be answered for, so that it is noticed when ...
-"""
+"""Seconds to sleep at most while claims have to be answered for, so that it is noticed when ..."""
 _ABSENCE = 0.1
 """... this thread has had no processor for so long: as long as the shortest listening (timing.py, ADAPTIVE)."""
 _PIPE = 65536

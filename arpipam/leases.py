@@ -9,25 +9,24 @@ Which process holds a lease, and whether it lives, the kernel knows: see holders
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Protocol, Self
 
+from arpipam.database import Database
 from arpipam.errors import LeaseError
 from arpipam.holders import Holders
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
     from types import TracebackType
 
 _VERSION = 1
-_BUSY = 30.0
 _MEMORY = 30 * 86400.0
 """Seconds for which a released lease is remembered, ..."""
 _MOST_RELEASED = 4096
@@ -111,49 +110,19 @@ class SqliteLeaseStore:
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self._clock = clock
-        self._lock = threading.RLock()
+        self._db = Database(
+            path,
+            "lease store",
+            schema=_SCHEMA,
+            version=_VERSION,
+            loss="the wire still shows what is in use",
+            clash="was the address leased to another meanwhile? see `arpipam leases`",
+        )
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)
             self._holders = Holders(path.parent / "holders")
         except OSError as error:
-            raise LeaseError(
-                f"lease store {path}: {error.strerror}; run as root, or choose another folder with --state-dir"
-            ) from None
-        with self._trouble():
-            self._db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-            try:
-                self._prepare()
-            except BaseException:
-                self._db.close()
-                raise
-
-    def _prepare(self) -> None:
-        self._db.row_factory = sqlite3.Row
-        self._patiently("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")  # on disk before the address leaves the program
-        with self._transaction():
-            [version] = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise LeaseError(
-                    f"lease store {self.path} was written by another version of arpipam (format {version}, this one "
-                    f"knows {_VERSION}); update arpipam, or choose another folder with --state-dir"
-                )
-
-    def _patiently(self, statement: str, parameters: tuple[object, ...] = ()) -> sqlite3.Cursor:
-        """Where others make, recover or close the file at this moment, SQLite refuses at once, whatever its timeout."""
-        end = time.monotonic() + _BUSY
-        while True:
-            try:
-                return self._db.execute(statement, parameters)
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() >= end:
-                    raise
-                time.sleep(0.01)
+            self._db.close()
+            raise LeaseError(f"lease store {path}: holders: {error.strerror}; run as root") from None
 
     def reserve(
         self, interface: str, address: IPv4Address, prefix: int, mac: str, owner: str, *, rested: bool = True
@@ -238,36 +207,32 @@ class SqliteLeaseStore:
 
     def get(self, lease_id: int) -> Lease:
         """One lease; LeaseError where there is none of that number."""
-        with self._trouble(), self._lock:
-            row = self._patiently("SELECT * FROM lease WHERE id = ?", (lease_id,)).fetchone()
-        if row is None:
-            raise LeaseError(f"lease store {self.path} has no lease {lease_id}; was it released meanwhile?")
-        return _lease(row)
+        for row in self._db.rows("SELECT * FROM lease WHERE id = ?", (lease_id,)):
+            return _lease(row)
+        raise LeaseError(f"lease store {self.path} has no lease {lease_id}; was it released meanwhile?")
 
     def leases(self, interface: str | None = None, *, states: Collection[State] = ACTIVE) -> list[Lease]:
         """The leases in these states, by interface and address; quarantines that are over do not count."""
         now = self._clock()
         marks = ", ".join("?" * len(states))
-        with self._trouble(), self._lock:
-            rows = self._patiently(
-                f"SELECT * FROM lease WHERE state IN ({marks}) AND NOT (state = 'quarantined' AND until <= ?)"  # noqa: S608 - question marks
-                " ORDER BY interface, address, id",
-                (*states, now),
-            ).fetchall()
+        rows = self._db.rows(
+            f"SELECT * FROM lease WHERE state IN ({marks}) AND NOT (state = 'quarantined' AND until <= ?)"  # noqa: S608 - question marks
+            " ORDER BY interface, address, id",
+            (*states, now),
+        )
         return [_lease(row) for row in rows if interface in {None, row["interface"]}]
 
     def last_address(self, interface: str, owner: str) -> IPv4Address | None:
         """The address that this owner had last."""
-        with self._trouble(), self._lock:
-            row = self._patiently(
-                "SELECT address FROM lease WHERE interface = ? AND owner = ? ORDER BY changed DESC, id DESC LIMIT 1",
-                (interface, owner),
-            ).fetchone()
-        return None if row is None else IPv4Address(row["address"])
+        rows = self._db.rows(
+            "SELECT address FROM lease WHERE interface = ? AND owner = ? ORDER BY changed DESC, id DESC LIMIT 1",
+            (interface, owner),
+        )
+        return IPv4Address(rows[0]["address"]) if rows else None
 
     def holder(self, lease_id: int) -> int:
         """A file descriptor that holds the lease as long as any process has it open (see subprocess, pass_fds)."""
-        with self._lock:
+        with self._db.lock:
             return self._holders.file(lease_id)
 
     def held(self, lease_id: int) -> bool:
@@ -299,7 +264,7 @@ class SqliteLeaseStore:
 
     def close(self) -> None:
         """Close the file; what this process holds is let go."""
-        with self._lock:
+        with self._db.lock:
             for lease_id in self._holders.ours():
                 self._holders.let_go(lease_id)
             self._db.close()
@@ -317,33 +282,15 @@ class SqliteLeaseStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._trouble(), self._lock:
-            self._patiently("BEGIN IMMEDIATE")
+        with self._db.lock:
             before = self._holders.ours()
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
+
+            def undo() -> None:
                 for lease_id in self._holders.ours() - before:
                     self._holders.let_go(lease_id)  # the next lease gets that number, in whatever process
-                with suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
 
-    @contextmanager
-    def _trouble(self) -> Iterator[None]:
-        """SQLite's errors in our words."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            remedy = (
-                "is the disk full or read-only? a damaged file may be moved away, the wire still shows what is in use"
-            )
-            if "locked" in str(error):
-                remedy = "is another process stuck on it?"
-            elif isinstance(error, sqlite3.IntegrityError):
-                remedy = "was the address leased to another meanwhile? see `arpipam leases`"
-            raise LeaseError(f"lease store {self.path}: {error}; {remedy}") from None
+            with self._db.transaction(undo):
+                yield
 
 
 def _lease(row: sqlite3.Row) -> Lease:

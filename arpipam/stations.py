@@ -6,14 +6,12 @@ others). It never proves that an address is free: only the wire does.
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from arpipam.errors import LeaseError
+from arpipam.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +28,6 @@ AGE = 30 * 86400.0
 """Seconds for which an address is remembered that is not seen again."""
 
 _VERSION = 1
-_BUSY = 5.0
 _SCHEMA = """
 CREATE TABLE station (
     interface TEXT NOT NULL,
@@ -225,45 +222,16 @@ class StationStore:
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        self.path = path
         self._clock = clock
-        self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-        except OSError as error:
-            raise LeaseError(
-                f"memory of stations {path}: {error.strerror}; run as root, or choose another folder with --state-dir"
-            ) from None
-        with self._trouble():
-            self._db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-            try:
-                self._prepare()
-            except BaseException:
-                self._db.close()
-                raise
-
-    def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        with self._transaction():
-            [version] = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                self._db.execute(_SCHEMA)
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise LeaseError(
-                    f"memory of stations {self.path} was written by another version of arpipam (format {version}, this "
-                    f"one knows {_VERSION}); move it away: what it holds is seen again"
-                )
+        loss = "what it holds is seen again"
+        self._db = Database(path, "memory of stations", schema=_SCHEMA, version=_VERSION, loss=loss, durable=False)
 
     def load(self, interface: str, *, limit: int = LIMIT) -> Stations:
         """What was known of the link; of too many, those seen last."""
         now = self._clock()
-        with self._trouble(), self._lock:
-            rows = self._db.execute(
-                "SELECT address, mac, first, last FROM station WHERE interface = ? ORDER BY last", (interface,)
-            ).fetchall()
+        rows = self._db.rows(
+            "SELECT address, mac, first, last FROM station WHERE interface = ? ORDER BY last", (interface,)
+        )
         # What is in the future was seen under a clock that was wrong, and would never be forgotten.
         known = [Seen(address, mac, min(first, last, now), min(last, now)) for address, mac, first, last in rows]
         stations = Stations(limit)
@@ -278,12 +246,12 @@ class StationStore:
         oldest = self._clock() - age
         stations.forget_before(oldest)
         changes = stations.changes()
-        with self._transaction():
-            self._db.executemany(
+        with self._db.transaction():
+            self._db.execute_all(
                 "DELETE FROM station WHERE interface = ? AND address = ?",
                 ((interface, address) for address in changes.gone),
             )
-            self._db.executemany(
+            self._db.execute_all(
                 "INSERT OR REPLACE INTO station (interface, address, mac, first, last) VALUES (?, ?, ?, ?, ?)",
                 ((interface, *one) for one in changes.seen),
             )
@@ -292,8 +260,7 @@ class StationStore:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._db.close()
+        self._db.close()
 
     def __enter__(self) -> Self:
         return self
@@ -302,26 +269,3 @@ class StationStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._trouble(), self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _trouble(self) -> Iterator[None]:
-        """SQLite's errors in our words."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            remedy = "is the disk full or read-only? a damaged file may be moved away, what it holds is seen again"
-            if "locked" in str(error):
-                remedy = "is another process stuck on it?"
-            raise LeaseError(f"memory of stations {self.path}: {error}; {remedy}") from None

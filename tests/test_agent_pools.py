@@ -171,9 +171,11 @@ def test_the_same_subnet_on_another_link_and_another_on_the_same_are_none_of_its
 # What cannot be used.
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
-    said = refusal(lambda: PoolStore(tmp_path / "gone" / "pools.db"), LeaseError)
-    assert said.startswith(f"pools {tmp_path}/gone/pools.db: unable to open database file; ")
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    said = refusal(lambda: PoolStore(tmp_path / "state" / "pools.db"), LeaseError)
+    assert said.startswith(f"pools {tmp_path}/state/pools.db: ")
+    assert "--state-dir" in said
 
 
 @pytest.mark.parametrize(

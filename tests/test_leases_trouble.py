@@ -128,7 +128,7 @@ def test_the_file_of_a_newer_version_is_left_alone(path: Path) -> None:
 
 
 def test_a_store_that_another_process_does_not_let_go_of_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases_module, "_BUSY", 0.05)
+    monkeypatch.setattr("arpipam.database._BUSY", 0.05)
     with SqliteLeaseStore(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as stuck:
         stuck.execute("BEGIN IMMEDIATE")
         said = refusal(lambda: reserve(store))

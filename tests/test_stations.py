@@ -391,7 +391,7 @@ def test_a_damaged_file_is_named(path: Path) -> None:
     path.write_bytes(b"no database at all, " * 1000)
     assert refusal(lambda: StationStore(path)) == (
         f"memory of stations {path}: file is not a database; is the disk full or read-only? a damaged file may be "
-        "moved away, what it holds is seen again"
+        "moved away: what it holds is seen again"
     )
 
 
@@ -409,7 +409,7 @@ def test_a_file_that_is_damaged_further_in_is_named(path: Path) -> None:
 
 
 def test_a_locked_file_is_named_and_nothing_is_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arpipam.stations._BUSY", 0.05)
+    monkeypatch.setattr("arpipam.database._BUSY", 0.05)
     with StationStore(path, clock=Clock()) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
         stations = store.load(LINK)
         stations.see(7, mac(7), NOW)

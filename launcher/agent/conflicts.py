@@ -77,21 +77,19 @@ class Conflicts:
             )
         owner = held.claim.lease.owner
         text = f"{conflict.other} uses {conflict.address} of {owner} too; {does}"
-        network.tell(
-            "conflict", address=str(conflict.address), mac=conflict.mac, other=conflict.other, owner=owner, text=text
+        event = Event(
+            time.time(),
+            "conflict",
+            network.pool.interface,
+            address=str(conflict.address),
+            mac=conflict.mac,
+            other=conflict.other,
+            owner=owner,
+            text=text,
         )
+        self._tools.tell(event)
         hook = self._tools.config.agent.hook
         if hook is not None:
-            event = Event(
-                time.time(),
-                "conflict",
-                network.pool.interface,
-                address=str(conflict.address),
-                mac=conflict.mac,
-                other=conflict.other,
-                owner=owner,
-                text=text,
-            )
             self._tools.spawn(self._run_hook(hook, event))
 
     async def _run_hook(self, hook: Path, event: Event) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
+from arpipam.database import Database
 from arpipam.errors import InputError, LeaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
+_VERSION = 1
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS pool (
+CREATE TABLE pool (
     id        TEXT PRIMARY KEY,
     interface TEXT NOT NULL,
     subnet    TEXT NOT NULL,
@@ -62,17 +62,17 @@ class PoolStore:
     """The pools, in one SQLite file. Raises LeaseError, in one line, where that cannot be used."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        loss = "the ids that Docker has say what was in it"  # a pool that it has and we forget is of no use to it
+        self._db = Database(path, "pools", schema=_SCHEMA, version=_VERSION, loss=loss)
         self.pools: dict[str, Pool] = {}
-        with self._trouble():
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")  # a pool that Docker has and we forget is of no use to it
-            self._db.execute(_SCHEMA)
-            rows = self._db.execute("SELECT interface, subnet, ranges, options, count FROM pool").fetchall()
-            for interface, subnet, ranges, options, count in rows:
+        for interface, subnet, ranges, options, count in self._db.rows(
+            "SELECT interface, subnet, ranges, options, count FROM pool"
+        ):
+            try:
                 inner = IPv4Network(ranges) if ranges else None
                 self._keep(Pool(interface, IPv4Network(subnet), inner, json.loads(options), count))
+            except ValueError as error:
+                raise LeaseError(f"pools {path}: {error}; a damaged file may be moved away: {loss}") from None
 
     def request(self, wanted: Pool) -> Pool:
         """One more asks for this pool. Raises InputError where it overlaps with another one of its link."""
@@ -95,14 +95,14 @@ class PoolStore:
         left = replace(known, count=0 if wholly else known.count - 1)
         if left.count > 0:
             return self._save(left)
-        with self._trouble():
+        with self._db.transaction():
             self._db.execute("DELETE FROM pool WHERE id = ?", (pool_id,))
         del self.pools[pool_id]
         return left
 
     def recount(self) -> None:
         """An engine has started, and asks for each pool that it has once more."""
-        with self._trouble():
+        with self._db.transaction():
             self._db.execute("UPDATE pool SET count = 0")
         self.pools = {pool_id: replace(pool, count=0) for pool_id, pool in self.pools.items()}
 
@@ -112,7 +112,7 @@ class PoolStore:
 
     def _save(self, pool: Pool) -> Pool:
         ranges = str(pool.ranges) if pool.ranges else ""
-        with self._trouble():
+        with self._db.transaction():
             self._db.execute(
                 "INSERT OR REPLACE INTO pool VALUES (?, ?, ?, ?, ?, ?)",
                 (pool.id, pool.interface, str(pool.subnet), ranges, json.dumps(dict(pool.options)), pool.count),
@@ -122,13 +122,3 @@ class PoolStore:
     def _keep(self, pool: Pool) -> Pool:
         self.pools[pool.id] = pool
         return pool
-
-    @contextmanager
-    def _trouble(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.DatabaseError, ValueError) as error:
-            raise LeaseError(
-                f"pools {self._path}: {error}; is the disk full or read-only? a damaged file may be moved away: the "
-                "ids that Docker has say what was in it"
-            ) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ class Event:
 
     at: float
     kind: str
-    """`conflict`, `moved`, `move failed`, `partition`, `healed`, `link down`, `link up`, `claimed`, `handed out`,
-    `handed over`, `taken over`, `released`, `leaked`, `adopted`, `exhausted`, `engine lost`, `engine found`."""
+    """`conflict`, `moved`, `move failed`, `hook failed`, `partition`, `healed`, `link down`, `link up`, `claimed`,
+    `handed out`, `handed over`, `taken over`, `released`, `refused`, `leaked`, `adopted`, `exhausted`, `engine lost`,
+    `engine found`."""
     interface: str = ""
     address: str = ""
     mac: str = ""
@@ -93,4 +94,4 @@ class Status:
     started: float
     engine: str
     """The engine's version, or why it cannot be reached."""
-    networks: tuple[NetworkView, ...] = field(default=())
+    networks: tuple[NetworkView, ...] = ()
