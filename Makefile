@@ -34,7 +34,7 @@ lint: install
 demo: install
 	$(BIN)/python -m launcher.demo
 
-# Nine scenarios beside their peers, under 45 minutes: bench-out/report.md, results.json and plots. `make bench BENCH=…`
+# Nine scenarios beside their peers: bench-out/report.md, results.json and plots. `make bench BENCH=…`
 # takes names of scenarios, --quick (three minutes) and --out.
 bench: install
 	@.ci/packages arp-scan avahi-autoipd dhcpcd-base gcc libc6-dev || true

@@ -458,3 +458,29 @@ def test_what_is_handed_out_stays_leased_when_its_context_ends(wire: Wire, store
         claim.hand_out(HANDED, Policy.REPORT)
     assert store.done == []
     assert answered(wire)
+
+
+# When this process had no processor for a while.
+
+
+def test_a_probe_that_waited_too_long_is_told_and_met_by_an_announcement(wire: Wire, store: Store) -> None:
+    """Its sender may have claimed the address by now: the announcement says since when it is ours."""
+    claim = claimed(wire, store)
+    told: list[str] = []
+    claim.on_absence(told.append)
+    wire.hear(question(asker=0, mac=OTHER))
+    assert told == []
+    wire.late = True
+    sent = wire.hear(question(asker=0, mac=OTHER))
+    assert told == [arp.mac_text(OTHER)]
+    assert [packet.since for packet in sent if packet.sender_ip == packet.target_ip] == [5_000_000]
+
+
+def test_nothing_is_told_of_old_probes_while_the_owner_answers_for_itself(wire: Wire, store: Store) -> None:
+    claim = claimed(wire, store)
+    told: list[str] = []
+    claim.on_absence(told.append)
+    claim.guard()
+    wire.late = True
+    assert wire.hear(question(asker=0, mac=OTHER)) == []
+    assert told == []

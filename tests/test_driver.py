@@ -272,3 +272,53 @@ def test_no_more_frames_leave_than_the_rate_allows_not_even_after_a_rest(cable: 
     left = sorted(at for task in tasks for at in task.left)
     too_early = [at for sent, at in enumerate(left, 1) if sent > burst + (at - started) * rate]
     assert too_early == []
+
+
+class Kept:
+    """What the driver keeps for an address; notes whether what it was shown came late."""
+
+    mac = arp.mac_text(MAC)
+    deadline = None
+
+    def __init__(self, driver: Driver) -> None:
+        self.outbox = Outbox()
+        self.late: list[bool] = []
+        self._driver = driver
+
+    def receive(self, packet: ArpPacket, now: float) -> None:  # noqa: ARG002 - the driver's word
+        self.late.append(self._driver.late)
+
+    def advance(self, now: float) -> None:
+        """Nothing is ever due."""
+
+    def fail(self, error: Exception) -> None:
+        """It is the end of the test."""
+
+
+def test_what_arrived_before_is_seen_when_it_has_caught_up_and_told_late_after_an_absence(cable: Cable) -> None:
+    probe = arp.probe(MAC, 7)
+    with cable.open() as near, cable.open_far() as far:
+        running = Driver(near, 1000)
+        try:
+            kept = Kept(running)
+            running.call(lambda: running.hold(7, kept)).result(LONG)
+            time.sleep(3 * driver._WATCH)  # a rest is no absence
+            until(lambda: far.send(probe) and False in kept.late)
+
+            running.call(lambda: time.sleep(2 * driver._ABSENCE))  # no processor for so long
+            assert far.send(probe)
+            running.catch_up().result(LONG)
+            assert kept.late[-1]
+        finally:
+            close(running)
+
+
+def test_whoever_waits_for_a_driver_that_ends_hears_why(cable: Cable) -> None:
+    with cable.open() as near:
+        running = Driver(near, 1000)
+        running.call(lambda: None).result(LONG)
+        cable.here.ip(["link set near down"])
+        until(running.ended.done)
+        with pytest.raises(LinkError):
+            running.catch_up().result(LONG)
+        close(running)
