@@ -1,44 +1,24 @@
-"""The agent's file: what it may say, what is said of it where it is wrong, and what holds for a network in the end."""
+"""The agent's file: what it may say, what is said of it where it is wrong, and what holds for the agent itself."""
 
 from __future__ import annotations
 
-import configparser
 import re
-import shutil
-import subprocess
-import tomllib
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from arpipam.errors import InputError
 from launcher.agent import config, settings
-from launcher.agent.config import Config, Endpoint, NetworkSettings, changes, load, parse
-from launcher.agent.settings import AgentSettings, DeclaredNetwork
-from launcher.agent.toml_lines import line_of
+from launcher.agent.config import Config, Endpoint, changes, load, parse
+from launcher.agent.settings import AgentSettings
 
-PACKAGING = Path(__file__).parent.parent / "packaging"
 LAN = IPv4Network("172.16.42.0/24")
 
 
 def complaint(text: str) -> str:
     with pytest.raises(InputError) as error:
         parse(text, "agent.toml")
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def option(key: str, value: str, text: str = "") -> NetworkSettings:
-    return parse(text, "agent.toml").settings(LAN, {key: value})
-
-
-def refusal(key: str, value: str, text: str = "") -> str:
-    with pytest.raises(InputError) as error:
-        option(key, value, text)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -211,192 +191,6 @@ def test_the_usual_file_may_be_missing(tmp_path: Path, monkeypatch: pytest.Monke
     assert load().network.ready == 7
 
 
-# Where a key stands.
-
-DOCUMENT = '''\
-# first
-title = """
-[agent]
-ready = 1
-"""
-agent.host = "a"  # agent.metrics = 1
-"quoted key" . 'other' = 1
-
-[network]  # not [other]
-ready
-= 4
-range = [
-  "[[networks]]",  # ]
-  "b",
-]
-inline = { a = 1, b = { c = "}" } }
-
-[[networks]]
-subnet = "x"
-[networks.deep.er]
-key = 1
-
-[[networks]]
-
-ready = 2
-'''.replace("ready\n= 4", "ready = 4")
-
-
-@pytest.mark.parametrize(
-    ("path", "line"),
-    [
-        (("title",), 2),
-        (("agent",), 6),
-        (("agent", "host"), 6),
-        (("quoted key", "other"), 7),
-        (("network",), 9),
-        (("network", "ready"), 10),
-        (("network", "range"), 11),
-        (("network", "range", 1), 11),
-        (("network", "inline", "b", "c"), 15),
-        (("networks",), 17),
-        (("networks", 0, "subnet"), 18),
-        (("networks", 0, "deep"), 19),
-        (("networks", 0, "deep", "er", "key"), 20),
-        (("networks", 1), 22),
-        (("networks", 1, "ready"), 24),
-        (("networks", 1, "subnet"), 22),  # not there: where its table starts
-        (("networks", 2), 17),
-        (("nothing",), None),
-    ],
-)
-def test_the_line_of_a_key(path: tuple[str | int, ...], line: int | None) -> None:
-    assert line_of(DOCUMENT, path) == line
-
-
-@st.composite
-def documents(draw: st.DrawFn) -> tuple[str, list[tuple[tuple[str | int, ...], int]]]:
-    """A document, and where each of its keys was put."""
-    lines: list[str] = []
-    places: list[tuple[tuple[str | int, ...], int]] = []
-    noise = st.sampled_from([[], [""], ["# key = 1"], ["", "  # [table]"]])
-    kinds = st.sampled_from(
-        ["{} = 1", "  {}.dotted = 1", '"{}" = """\n[x]\nkey = 2"""', "{} = [\n1, # ]\n2,\n]", "'{}' = {{}}"]
-    )
-    for table in range(draw(st.integers(0, 4))):
-        lines += draw(noise)
-        array = draw(st.booleans())
-        lines.append(f"[[many]] # {table}" if array else f"[table{table}]")
-        many = sum(path[0] == "many" and len(path) == 2 for path, _ in places)
-        prefix: tuple[str | int, ...] = ("many", many) if array else (f"table{table}",)
-        places.append((prefix, len(lines)))
-        for key in range(draw(st.integers(0, 4))):
-            lines += draw(noise)
-            places.append(((*prefix, f"key{key}"), len(lines) + 1))
-            lines += draw(kinds).format(f"key{key}").split("\n")
-    return "\n".join(lines), places
-
-
-@given(documents())
-def test_the_line_of_each_key_of_any_document(made: tuple[str, list[tuple[tuple[str | int, ...], int]]]) -> None:
-    text, places = made
-    assert [line_of(text, path) for path, _ in places] == [line for _, line in places]
-
-
-# What holds for a network.
-
-
-def test_the_more_special_word_replaces_the_more_general_one() -> None:
-    found = parse(
-        """
-        [network]
-        ready = 1
-        order = "random"
-        exclude = ["172.16.42.9"]
-        [[networks]]
-        subnet = "172.16.42.0/24"
-        ready = 2
-        exclude = ["172.16.42.7"]
-        [[networks]]
-        subnet = "10.0.0.0/8"
-        exclude = []
-        """,
-        "agent.toml",
-    )
-    lan = found.settings(LAN, {})
-    assert (lan.ready, lan.order, lan.exclude, lan.policy) == (2, "random", ("172.16.42.7",), "defend")
-    assert found.settings(LAN, {"ready": "3"}).ready == 3
-    assert found.settings(IPv4Network("10.0.0.0/8"), {}).exclude == ()
-    other = found.settings(IPv4Network("172.16.42.0/25"), {})
-    assert (other.ready, other.exclude) == (1, ("172.16.42.9",))
-    assert found.settings(LAN, {"policy": "defend"}) == lan  # the same, wherever it was said
-    assert type(lan) is NetworkSettings
-
-
-def test_docker_s_options() -> None:
-    assert option("range", "172.16.42.2-172.16.42.9,172.16.42.64/28").ranges == (
-        "172.16.42.2-172.16.42.9",
-        "172.16.42.64/28",
-    )
-    assert option("exclude", "172.16.42.2  172.16.42.3, 172.16.42.4,").exclude == (
-        "172.16.42.2",
-        "172.16.42.3",
-        "172.16.42.4",
-    )
-    assert option("exclude", "", '[network]\nexclude = ["172.16.42.9"]').exclude == ()
-    assert option("witness", "172.16.42.254").witnesses == (IPv4Address("172.16.42.254"),)
-    assert (option("order", "sticky").order, option("timing", "rfc5227").timing) == ("sticky", "rfc5227")
-    assert (option("interface", "br0").interface, option("policy", "move").policy) == ("br0", "move")
-    assert (option("ready", "0").ready, option("alone", "true").alone) == (0, True)
-    assert option("alone", "false", "[network]\nalone = true").alone is False
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("rang", "x", "--ipam-opt rang: unknown; allowed are alone, exclude, interface, order, policy, range, ready, "),
-        ("rate", "1", "--ipam-opt rate: unknown"),
-        ("ranges", "172.16.42.2", "--ipam-opt ranges: unknown"),
-        ("a\nb", "1", "--ipam-opt a\\nb: unknown"),
-        ("ready", "65", "--ipam-opt ready=65: write a whole number from 0 to 64"),
-        ("ready", "-1", "--ipam-opt ready=-1: write a whole number from 0 to 64"),
-        ("ready", "many", "--ipam-opt ready=many: write a whole number from 0 to 64"),
-        ("ready", "9" * 5000, "write a whole number from 0 to 64"),
-        ("ready", "33", "--ipam-opt ready=33: ready 33 is above most_ready 32"),
-        ("policy", "fight", "--ipam-opt policy=fight: write defend, report or move"),
-        ("order", "", "--ipam-opt order=: write first, random or sticky"),
-        ("timing", "slow", "--ipam-opt timing=slow: write adaptive, lan or rfc5227"),
-        ("alone", "yes", "--ipam-opt alone=yes: write true or false"),
-        ("interface", "a b\n", "--ipam-opt interface=a b\\n: write the name of an interface"),
-        (
-            "range",
-            "x",
-            "--ipam-opt range=x: write A, A-B or A/length, such as 172.16.42.100-172.16.42.200, several with",
-        ),
-        ("range", "10.0.0.1", "--ipam-opt range=10.0.0.1: range '10.0.0.1' is not inside of 172.16.42.0/24"),
-        (
-            "exclude",
-            "172.16.42.0/24",
-            "--ipam-opt exclude=172.16.42.0/24: subnet 172.16.42.0/24: ranges and exclusions",
-        ),
-        ("witness", "gateway", "--ipam-opt witness=gateway: write IPv4 addresses, such as 172.16.42.254, several with"),
-        ("witness", "10.0.0.1", "--ipam-opt witness=10.0.0.1: 10.0.0.1 is outside of 172.16.42.0/24"),
-    ],
-)
-def test_a_bad_option_is_named_with_what_is_allowed(key: str, value: str, said: str) -> None:
-    assert said in refusal(key, value)
-
-
-def test_the_file_is_named_where_what_it_says_for_all_networks_does_not_fit() -> None:
-    with pytest.raises(InputError, match=r"^network 172.16.42.0/24: range '10.*: see range in the agent's file$"):
-        option("ready", "1", '[network]\nrange = ["10.0.0.1"]')
-
-
-@given(st.dictionaries(st.sampled_from([*config.OPTIONS, "other"]), st.text(max_size=30), max_size=4))
-def test_no_option_does_more_harm_than_one_line(options: dict[str, str]) -> None:
-    try:
-        found = Config().settings(LAN, options)
-    except InputError as error:
-        assert len(str(error).splitlines()) == 1  # noqa: PT017 - it need not be raised
-    else:
-        NetworkSettings.model_validate(found.model_dump(by_alias=True))
-
-
 # The agent itself.
 
 
@@ -450,71 +244,3 @@ def test_what_no_reload_changes() -> None:
     assert changes(old, parse('[agent]\nsocket = "/a"', "agent.toml")) == ("agent.socket",)
     both = parse('[agent]\nsocket = "/a"\nstate_dir = "/b"', "agent.toml")
     assert changes(both, old) == ("agent.socket", "agent.state_dir")
-
-
-# What is shipped.
-
-
-def test_the_example_says_nothing_but_knows_every_key() -> None:
-    text = (PACKAGING / "agent.toml").read_text()
-    assert parse(text, "agent.toml") == Config()
-    said: dict[str, Any] = tomllib.loads(re.sub(r"^#(?=[a-z_]+ = |\[)", "", text, flags=re.MULTILINE))
-    parse(re.sub(r"^#(?=[a-z_]+ = |\[)", "", text, flags=re.MULTILINE), "agent.toml")
-    names = {field.alias or name for name, field in NetworkSettings.model_fields.items()}
-    assert (set(said["agent"]), set(said["network"])) == (set(AgentSettings.model_fields), names)
-    assert said["networks"][0].keys() <= DeclaredNetwork.model_fields.keys()
-    assert f"({', '.join(config.OPTIONS)})" in " ".join(text.replace("#", " ").split())
-
-
-def test_the_example_shows_the_defaults() -> None:
-    text = (PACKAGING / "agent.toml").read_text()
-    shown = parse(re.sub(r"^#(?=[a-z_]+ = )", "", text.partition("#[[networks]]")[0], flags=re.MULTILINE), "agent.toml")
-    examples = {"metrics", "fabric", "host", "docker", "hook", "ranges", "exclude", "witnesses", "interface"}
-    for table, default in ((shown.agent, AgentSettings()), (shown.network, NetworkSettings())):
-        differ = {name for name in type(table).model_fields if getattr(table, name) != getattr(default, name)}
-        assert differ == examples & type(table).model_fields.keys()
-
-
-def unit(name: str) -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read(PACKAGING / name)
-    return parser
-
-
-def test_the_units_start_before_the_engine_and_do_not_stop_with_it() -> None:
-    service, socket = unit("arpipam-agent.service"), unit("arpipam-agent.socket")
-    assert service["Unit"]["Before"] == socket["Unit"]["Before"] == "docker.service"
-    assert not {"PartOf", "BindsTo", "Wants", "StopPropagatedFrom"} & set(service["Unit"])
-    assert (
-        service["Unit"]["Requires"] == service["Unit"]["After"] == service["Install"]["Also"] == "arpipam-agent.socket"
-    )
-    assert (service["Service"]["Restart"], service["Unit"]["StartLimitIntervalSec"]) == ("always", "0")
-    assert Path(socket["Socket"]["ListenStream"]) == AgentSettings().socket
-    assert Path("/var/lib", service["Service"]["StateDirectory"]) == AgentSettings().state_dir
-    assert socket["Socket"]["SocketMode"] == "0600"
-
-
-def test_the_service_has_no_more_power_than_it_needs() -> None:
-    service = unit("arpipam-agent.service")["Service"]
-    assert set(service["CapabilityBoundingSet"].split()) == {"CAP_NET_RAW", "CAP_NET_ADMIN"}
-    assert "AmbientCapabilities" not in service
-    families = {"AF_UNIX", "AF_INET", "AF_INET6", "AF_PACKET", "AF_NETLINK"}
-    assert set(service["RestrictAddressFamilies"].split()) == families
-    # Without it a refused call kills the agent.
-    assert (service["SystemCallFilter"], service["SystemCallErrorNumber"]) == ("@system-service", "EPERM")
-    assert service["ProtectSystem"] == "strict"
-    for key in ("NoNewPrivileges", "ProtectHome", "PrivateTmp", "RestrictNamespaces", "ProtectKernelTunables"):
-        assert service[key] == "yes"
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
-def test_systemd_understands_the_units(tmp_path: Path) -> None:
-    names = ("arpipam-agent.service", "arpipam-agent.socket")
-    for name in names:
-        text = (PACKAGING / name).read_text().replace("/usr/local/bin/arpipam", "/bin/true")
-        (tmp_path / name).write_text(text)
-    words = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in names)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    ours = [line for line in (done.stdout + done.stderr).splitlines() if "arpipam-agent" in line]
-    assert (done.returncode, ours) == (0, [])

@@ -12,32 +12,7 @@ from arpipam.leases import Lease, SqliteLeaseStore, State
 from tests.lease_bench import DAY, MAC, Clock, address, refusal, reserve, reserved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "leases.db"
-
-
-@pytest.fixture
-def store(path: Path, clock: Clock) -> Iterator[SqliteLeaseStore]:
-    with SqliteLeaseStore(path, clock=clock) as store:
-        yield store
-
-
-@pytest.fixture
-def other(path: Path, clock: Clock, store: SqliteLeaseStore) -> Iterator[SqliteLeaseStore]:
-    """What another process would have open: it shares only the files."""
-    assert store.path == path
-    with SqliteLeaseStore(path, clock=clock) as other:
-        yield other
 
 
 def test_a_reserved_address_is_claimed_by_this_process(store: SqliteLeaseStore, clock: Clock) -> None:

@@ -13,8 +13,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from arpipam.errors import LeaseError
 from arpipam.leases import Lease, SqliteLeaseStore, State
 from tests.lease_bench import PROCESSES, Clock, address, process, refusal, reserve, reserved
@@ -25,29 +23,7 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
     from pathlib import Path
 
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "leases.db"
-
-
-@pytest.fixture
-def store(path: Path, clock: Clock) -> Iterator[SqliteLeaseStore]:
-    with SqliteLeaseStore(path, clock=clock) as store:
-        yield store
-
-
-@pytest.fixture
-def other(path: Path, clock: Clock, store: SqliteLeaseStore) -> Iterator[SqliteLeaseStore]:
-    """What another process would have open: it shares only the files."""
-    assert store.path == path
-    with SqliteLeaseStore(path, clock=clock) as other:
-        yield other
+    import pytest
 
 
 # Holding.

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arpipam import leases as leases_module
 from arpipam.errors import LeaseError
 from arpipam.leases import SqliteLeaseStore
-from tests.lease_bench import Clock, address, process, refusal, reserve, reserved
+from tests.lease_bench import address, process, refusal, reserve, reserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,30 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOBODY = 65534
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "leases.db"
-
-
-@pytest.fixture
-def store(path: Path, clock: Clock) -> Iterator[SqliteLeaseStore]:
-    with SqliteLeaseStore(path, clock=clock) as store:
-        yield store
-
-
-@pytest.fixture
-def other(path: Path, clock: Clock, store: SqliteLeaseStore) -> Iterator[SqliteLeaseStore]:
-    """What another process would have open: it shares only the files."""
-    assert store.path == path
-    with SqliteLeaseStore(path, clock=clock) as other:
-        yield other
 
 
 def say(connection: Connection[Any, Any], path: Path) -> None:

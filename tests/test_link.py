@@ -8,64 +8,15 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from pyroute2 import IPRoute
 
 from arpipam import arp
 from arpipam.errors import InputError, LinkError
-from tests.link_spaces import (
-    FOREIGN,
-    LONG,
-    NEEDS_ROOT,
-    OWN_NAMESPACE,
-    Space,
-    cable,
-    hear,
-    number,
-    probe,
-    spaces,
-    tagged,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from tests.link_spaces import FOREIGN, LONG, NEEDS_ROOT, OWN_NAMESPACE, Space, hear, number, probe, tagged
 
 pytestmark = NEEDS_ROOT
-
-
-@pytest.fixture
-def make() -> Iterator[Callable[[], Space]]:
-    with spaces() as make:
-        yield make
-
-
-@pytest.fixture
-def here(make: Callable[[], Space]) -> Space:
-    return make()
-
-
-@pytest.fixture
-def there(make: Callable[[], Space]) -> Space:
-    return make()
-
-
-@pytest.fixture
-def wire(here: Space, there: Space) -> None:
-    cable(here, there)
-
-
-@pytest.fixture
-def bridged(here: Space, there: Space, wire: None) -> None:  # noqa: ARG001 - the wire has to be there
-    """... and `near` is the port of a bridge."""
-    here.ip(
-        "addr flush dev near",
-        "link add name br0 type bridge",
-        "link set near master br0",
-        "addr add 10.7.0.1/24 dev br0",
-        "link set br0 up",
-    )
 
 
 # What is heard.

@@ -11,40 +11,13 @@ import pytest
 
 from arpipam import link, netlink
 from arpipam.link import Link
-from tests.link_spaces import (
-    LONG,
-    NEEDS_ROOT,
-    Space,
-    cable,
-    spaces,
-)
+from tests.link_spaces import LONG, NEEDS_ROOT, Space
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 pytestmark = NEEDS_ROOT
 _numbers = itertools.count()
-
-
-@pytest.fixture
-def make() -> Iterator[Callable[[], Space]]:
-    with spaces() as make:
-        yield make
-
-
-@pytest.fixture
-def here(make: Callable[[], Space]) -> Space:
-    return make()
-
-
-@pytest.fixture
-def there(make: Callable[[], Space]) -> Space:
-    return make()
-
-
-@pytest.fixture
-def wire(here: Space, there: Space) -> None:
-    cable(here, there)
 
 
 @pytest.fixture

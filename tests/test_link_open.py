@@ -14,53 +14,12 @@ import pytest
 from arpipam import link, netlink
 from arpipam.errors import ArpipamError, InputError, LinkError
 from arpipam.link import Link
-from tests.link_spaces import (
-    LONG,
-    NEEDS_ROOT,
-    Space,
-    cable,
-    number,
-    probe,
-    spaces,
-)
+from tests.link_spaces import LONG, NEEDS_ROOT, Space, number, probe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 pytestmark = NEEDS_ROOT
-
-
-@pytest.fixture
-def make() -> Iterator[Callable[[], Space]]:
-    with spaces() as make:
-        yield make
-
-
-@pytest.fixture
-def here(make: Callable[[], Space]) -> Space:
-    return make()
-
-
-@pytest.fixture
-def there(make: Callable[[], Space]) -> Space:
-    return make()
-
-
-@pytest.fixture
-def wire(here: Space, there: Space) -> None:
-    cable(here, there)
-
-
-@pytest.fixture
-def bridged(here: Space, there: Space, wire: None) -> None:  # noqa: ARG001 - the wire has to be there
-    """... and `near` is the port of a bridge."""
-    here.ip(
-        "addr flush dev near",
-        "link add name br0 type bridge",
-        "link set near master br0",
-        "addr add 10.7.0.1/24 dev br0",
-        "link set br0 up",
-    )
 
 
 # What the kernel tells.

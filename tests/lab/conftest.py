@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from arpipam import Allocator, ArpipamError
-from arpipam.lab import Lab, cleanup
+from arpipam.lab import CLIENTS, Lab, cleanup
 from tests.lab.lans import OWN, Lan, Opener, fresh, make_lan
+from tests.lab.launchers import FOREIGN, launching
 from tests.lab.tools import using
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from arpipam import Claim
-    from arpipam.lab import Namespace
+    from arpipam.lab import Host, Namespace, Wire
+    from tests.lab.launchers import Launcher
     from tests.lab.tools import Tool
 
 _FORK = multiprocessing.get_context("fork")  # what is loaded already need not be loaded 64 times
@@ -157,3 +160,36 @@ def crowd() -> Iterator[Crowd]:
     crowd = Crowd()
     yield crowd
     crowd.close()
+
+
+@pytest.fixture(scope="module")
+def engine_host() -> Iterator[tuple[Host, Wire]]:
+    """A host with an engine, and a machine beside it that Docker knows nothing of."""
+    with Lab() as lab:
+        wire = lab.wire()
+        host = lab.host("host", wire, "172.16.42.1/24", engine=True)
+        lab.start()
+        lab.station("foreign", wire, f"{FOREIGN}/24")
+        yield host, wire
+
+
+@pytest.fixture(params=CLIENTS, ids=lambda path: path.replace("/", "-").strip("-"))
+def docker_client(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder in which `docker` is one of this machine's clients."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/docker").symlink_to(request.param)
+    return str(tmp_path / "bin")
+
+
+@pytest.fixture
+def launcher(engine_host: tuple[Host, Wire], tmp_path: Path) -> Iterator[Launcher]:
+    """arpipam-run on the host with the engine."""
+    with launching(engine_host, tmp_path) as launcher:
+        yield launcher
+
+
+@pytest.fixture
+def any_launcher(engine_host: tuple[Host, Wire], tmp_path: Path, docker_client: str) -> Iterator[Launcher]:
+    """The same with each docker client of this machine."""
+    with launching(engine_host, tmp_path, PATH=f"{docker_client}:{os.environ['PATH']}") as launcher:
+        yield launcher

@@ -5,122 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import termios
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arpipam import arp
-from arpipam.lab import CLIENTS, Host, Lab, Wire
-from arpipam.leases import Lease, SqliteLeaseStore, State
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-RUN = str(Path(sys.executable).parent / "arpipam-run")
-FOREIGN = "172.16.42.2"  # a machine on the network that Docker knows nothing of
-FIRST, SECOND = "172.16.42.3", "172.16.42.4"  # the first addresses that nobody has
-SHOW = "ip -o addr show eth0 | awk '/inet /{print $4}'; cat /sys/class/net/eth0/address"
-FOREVER = ["busybox", "sleep", "1000"]
-
-
-@dataclass
-class Launcher:
-    """arpipam-run on a host of the lab, with a lease store of its own."""
-
-    host: Host
-    wire: Wire
-    env: dict[str, str]
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def run(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run it to its end."""
-        env = self.env | options.pop("env", {})
-        return self.host.command(RUN, *words, env=env, timeout=60, **options)
-
-    def spawn(self, *words: str, **options: Any) -> subprocess.Popen[str]:
-        """Start it, in a process group of its own."""
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        process = self.host.spawn(RUN, *words, env=self.env, text=True, process_group=0, **pipes)
-        self.started.append(process)
-        return process
-
-    def docker(self, *words: str) -> str:
-        """What docker says."""
-        return self.host.docker(*words).stdout.strip()
-
-    def leases(self, *states: State) -> list[Lease]:
-        """The leases in these states."""
-        with SqliteLeaseStore(Path(self.env["ARPIPAM_STATE_DIR"]) / "leases.db") as store:
-            return store.leases(states=states)
-
-    def containers(self) -> list[str]:
-        """All containers."""
-        return self.docker("ps", "-aq", "--no-trunc").split()
-
-    def address(self, container: str) -> str:
-        """The address that the engine has for a container."""
-        return self.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[tuple[Host, Wire]]:
-    with Lab() as lab:
-        wire = lab.wire()
-        host = lab.host("host", wire, "172.16.42.1/24", engine=True)
-        lab.start()
-        lab.station("foreign", wire, f"{FOREIGN}/24")
-        yield host, wire
-
-
-@pytest.fixture(params=CLIENTS, ids=lambda path: path.replace("/", "-").strip("-"))
-def client(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder in which `docker` is one of this machine's clients."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/docker").symlink_to(request.param)
-    return str(tmp_path / "bin")
-
-
-@contextmanager
-def launching(lab: tuple[Host, Wire], tmp_path: Path, **env: str) -> Iterator[Launcher]:
-    host, wire = lab
-    launcher = Launcher(host, wire, {"ARPIPAM_STATE_DIR": str(tmp_path / "state")} | env)
-    try:
-        yield launcher
-    finally:
-        for process in launcher.started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        if containers := launcher.containers():
-            host.docker("rm", "--force", "--volumes", *containers)
-
-
-@pytest.fixture
-def launcher(lab: tuple[Host, Wire], tmp_path: Path) -> Iterator[Launcher]:
-    with launching(lab, tmp_path) as launcher:
-        yield launcher
-
-
-@pytest.fixture
-def any_launcher(lab: tuple[Host, Wire], tmp_path: Path, client: str) -> Iterator[Launcher]:
-    """The same with each docker client of this machine."""
-    with launching(lab, tmp_path, PATH=f"{client}:{os.environ['PATH']}") as launcher:
-        yield launcher
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """The first true value of the condition."""
-    while not (value := condition()):
-        time.sleep(0.02)
-    return value
+from arpipam.leases import State
+from tests.lab.launchers import FIRST, FOREIGN, FOREVER, SECOND, SHOW, Launcher, nothing_left, one_line, until
 
 
 def test_the_container_gets_the_first_address_that_nobody_has(any_launcher: Launcher) -> None:
@@ -224,17 +116,6 @@ def test_the_same_container_made_anew_has_its_address_again(options: list[str], 
     launcher.docker("rm", "--force", "web")
     assert launcher.run(*words).returncode == 0
     assert launcher.address("web") == before
-
-
-def nothing_left(launcher: Launcher) -> bool:
-    return not launcher.containers() and not launcher.leases(State.CLAIMED, State.BOUND)
-
-
-def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.stderr.startswith("arpipam-run: ")
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
-    return done.stderr
 
 
 def test_an_address_by_hand(launcher: Launcher) -> None:
@@ -357,105 +238,3 @@ def test_addresses_that_the_engine_has_promised_are_passed_over(launcher: Launch
     done = launcher.run("--range", f"{SECOND}-172.16.42.5", "--rm", "busybox", "sh", "-c", SHOW)
     assert done.returncode == 0
     assert done.stdout.split()[0] == "172.16.42.5/24"
-
-
-THIEF = """#!/bin/sh
-# Takes the address at the last moment, once, as another user of the engine may.
-if [ "$1" = run ] && mkdir {marker} 2>/dev/null; then
-  for word; do [ "$before" = --ip ] && address=$word; before=$word; done
-  {docker} run --detach --rm --network arpipam-docker0 --ip $address busybox sleep 1000 >/dev/null
-fi
-exec {docker} "$@"
-"""
-
-
-@pytest.fixture
-def robbed(any_launcher: Launcher, tmp_path: Path) -> Launcher:
-    """A launcher whose first address the engine gives away between claim and start."""
-    assert any_launcher.run("--rm", "busybox", "true").returncode == 0
-    (tmp_path / "state" / "leases.db").unlink()
-    docker = (tmp_path / "bin/docker").readlink()
-    (tmp_path / "bin/docker").unlink()
-    (tmp_path / "bin/docker").write_text(THIEF.format(marker=tmp_path / "taken", docker=docker))
-    (tmp_path / "bin/docker").chmod(0o755)
-    return any_launcher
-
-
-@pytest.mark.parametrize("words", [["--rm"], ["--name", "web"]])
-def test_when_the_engine_took_the_address_it_goes_on_to_the_next(words: list[str], robbed: Launcher) -> None:
-    done = robbed.run(*words, "busybox", "sh", "-c", SHOW, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[0] == f"{SECOND}/24"
-    assert f"the engine has given {FIRST} to" in done.stderr
-
-
-def test_its_input_is_read_again_from_a_file(robbed: Launcher, tmp_path: Path) -> None:
-    (tmp_path / "input").write_text("all of it")
-    with (tmp_path / "input").open() as file:
-        done = robbed.run("-i", "--rm", "busybox", "cat", stdin=file)
-    assert (done.returncode, done.stdout) == (0, "all of it")
-
-
-def test_input_from_a_pipe_is_never_lost_silently(robbed: Launcher) -> None:
-    done = robbed.run("-i", "--rm", "busybox", "cat", input="gone")
-    assert done.returncode == 125
-    assert done.stdout == ""
-
-
-def test_a_given_address_that_the_engine_took_is_in_use(robbed: Launcher) -> None:
-    done = robbed.run("--ip", FIRST, "--rm", "busybox", "true", stdin=subprocess.DEVNULL)
-    assert done.returncode == 1
-    assert f"the engine has given {FIRST} to" in done.stderr
-
-
-def test_the_neighbours_learn_one_mac_and_are_always_answered(any_launcher: Launcher) -> None:
-    """From the first announcement on, over the hand-over, until the container is well up."""
-    wire = any_launcher.wire
-    question = arp.probe(bytes.fromhex("02a1b2c3d4e6"), int(IPv4Address(FIRST)))
-    asked = 0
-    with wire.capture() as capture:
-        process = any_launcher.spawn("-d", *FOREVER)
-        while process.poll() is None or asked < 10:
-            capture.read()
-            if any(packet.sender_ip == int(IPv4Address(FIRST)) for _, packet in capture.packets):
-                before = len(capture.packets)
-                capture.socket.send(question)
-                asked += 1
-                until(lambda before=before: list(capture.read()) and len(capture.packets) > before)  # type: ignore[misc]
-            time.sleep(0.01)
-    mine = [packet for _, packet in capture.packets if packet.sender_ip == int(IPv4Address(FIRST))]
-    assert process.returncode == 0
-    [lease] = any_launcher.leases(State.BOUND)
-    assert {arp.mac_text(packet.sender_mac) for packet in mine} == {lease.mac}
-    assert sum(packet.operation == arp.REPLY for packet in mine) >= asked
-
-
-STAGES: dict[str, Callable[[Launcher], Any]] = {
-    "reserved": lambda launcher: (
-        (Path(launcher.env["ARPIPAM_STATE_DIR"]) / "leases.db").exists() and launcher.leases(State.CLAIMED)
-    ),
-    "created": lambda launcher: launcher.containers(),
-    "running": lambda launcher: launcher.docker("ps", "-q"),
-    "bound": lambda launcher: launcher.docker("ps", "-q") and launcher.leases(State.BOUND),
-}
-
-
-@pytest.mark.parametrize("all_of_it", [False, True], ids=["launcher", "docker too"])
-@pytest.mark.parametrize("stage", STAGES)
-def test_killed_at_any_point_no_address_is_held_by_two(stage: str, all_of_it: bool, launcher: Launcher) -> None:  # noqa: FBT001 - a case
-    process = launcher.spawn("--name", "killed", *FOREVER)
-    until(lambda: STAGES[stage](launcher))
-    if all_of_it:
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
-    done = launcher.run("--name", "next", "-d", *FOREVER)
-    assert done.returncode == 0, done.stderr
-    addresses = [address for name in launcher.containers() if (address := launcher.address(name))]
-    assert len(set(addresses)) == len(addresses)
-    for address in addresses:
-        assert len(launcher.wire.who_has(address)) == 1
-    held = [lease.address for lease in launcher.leases(State.CLAIMED, State.BOUND, State.QUARANTINED)]
-    assert len(set(held)) == len(held)
-    assert set(map(IPv4Address, addresses)) <= set(held)
