@@ -10,6 +10,7 @@ An `Allocator` opens the link when it is entered. `AsyncAllocator` (async_alloca
 from __future__ import annotations
 
 import random
+import threading
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -111,6 +112,7 @@ class Allocator:
         self._rng = random.Random(seed)
         self._progress = progress
         self._store, self._own_store = store, store is None
+        self._opening = threading.Lock()
 
     def __enter__(self) -> Self:
         self._link = Link(self.interface, progress=self._progress)
@@ -164,10 +166,11 @@ class Allocator:
     @property
     def leases(self) -> SqliteLeaseStore:
         """The leases of this host; the store is made when it is first needed."""
-        if self._store is None:
-            self._store = SqliteLeaseStore(self.state_dir / "leases.db")
-            self._store.reap()  # what killed processes held
-        return self._store
+        with self._opening:
+            if self._store is None:
+                self._store = SqliteLeaseStore(self.state_dir / "leases.db")
+                self._store.reap()  # what killed processes held
+            return self._store
 
     def find(self, owner: str = "", mac: str | None = None) -> Found:
         """The first free address of the pool.
@@ -254,7 +257,10 @@ class Allocator:
                 raise UnknownError(f"{self.interface}, {self.pool.subnet}: {NO_WITNESS}")
             if doubt := scan.doubt():
                 raise UnknownError(f"{self.interface}: {doubt}")
-            return [Station.of(address, answer) for address, answer in sorted(scan.survey.answers.items())]
+            return [
+                Station.of(address, answer)
+                for address, answer in sorted(scan.survey.answers.items(), key=itemgetter(0))
+            ]
 
         return self._driver.run(scan, finish)
 

@@ -32,11 +32,9 @@ UNSPECIFIED = 0
 _LAYOUT = bytes(
     Ether(dst="ff:ff:ff:ff:ff:ff", src="00:00:00:00:00:00") / ARP(hwsrc="00:00:00:00:00:00", psrc="0.0.0.0")  # noqa: S104 - a sender, not a bind
 )
-_KIND = slice(12, 20)
-_HEADER = _LAYOUT[_KIND]
+_HEADER = _LAYOUT[12:20]
 """Ethertype ARP, hardware Ethernet, protocol IPv4, six and four bytes an address: the only kind that we speak."""
-_BODY = struct.Struct("!H6sI6sI")
-_BODY_AT = 20
+_FRAME = struct.Struct("!6s6s8sH6sI6sI")
 FRAME_LENGTH = len(_LAYOUT)
 _STAMP = struct.Struct("!4sQ")
 _STAMP_MARK = b"arpi"
@@ -80,27 +78,25 @@ class ArpPacket(NamedTuple):
 
 def encode(packet: ArpPacket) -> bytes:
     """The frame of a packet, 42 bytes; the driver of a real NIC pads it."""
-    frame = (
-        packet.destination
-        + packet.source
-        + _HEADER
-        + _BODY.pack(packet.operation, packet.sender_mac, packet.sender_ip, packet.target_mac, packet.target_ip)
-    )
+    addresses = packet.sender_mac, packet.sender_ip, packet.target_mac, packet.target_ip
+    frame = _FRAME.pack(packet.destination, packet.source, _HEADER, packet.operation, *addresses)
     return frame + _STAMP.pack(_STAMP_MARK, packet.since) if packet.since else frame
 
 
 def dissect(frame: bytes) -> ArpPacket | Refusal:
     """The packet in a frame, or why there is none. Never raises, whatever the bytes."""
-    if len(frame) < FRAME_LENGTH or frame[_KIND] != _HEADER:
+    if len(frame) < FRAME_LENGTH:
         return _refuse(frame)
-    operation, sender_mac, sender_ip, target_mac, target_ip = _BODY.unpack_from(frame, _BODY_AT)
+    destination, source, kind, operation, sender_mac, sender_ip, target_mac, target_ip = _FRAME.unpack_from(frame)
+    if kind != _HEADER:
+        return _refuse(frame)
     if operation not in (REQUEST, REPLY):
         return Refusal.OPERATION
     since = 0
     if len(frame) >= _STAMPED_LENGTH:
         mark, claimed = _STAMP.unpack_from(frame, FRAME_LENGTH)
         since = claimed if mark == _STAMP_MARK else 0
-    return ArpPacket(operation, sender_mac, sender_ip, target_mac, target_ip, frame[6:12], frame[:6], since)
+    return ArpPacket(operation, sender_mac, sender_ip, target_mac, target_ip, source, destination, since)
 
 
 def _refuse(frame: bytes) -> Refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 _BUSY = 30.0
 """Seconds for which another process may keep us waiting."""
 _RETRY = 0.01
+
+
+_making = threading.Lock()
 
 
 class Database:
@@ -38,7 +42,7 @@ class Database:
         self._clash = clash
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)
+            _make(path)
         except OSError as error:
             raise LeaseError(
                 f"{self._name}: {error.strerror}; run as root, or choose another folder with --state-dir"
@@ -121,3 +125,14 @@ class Database:
         """Close the file."""
         with self.lock:
             self._connection.close()
+
+
+def _make(path: Path) -> None:
+    """Make the file where it is missing, and never open one that is there.
+
+    To close any descriptor of a file gives up all POSIX locks that the process has on it, SQLite's among them
+    (fcntl(2); "How To Corrupt An SQLite Database File", 2.2). So no thread may open what another has just made, either,
+    before its descriptor is closed.
+    """
+    with _making, suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

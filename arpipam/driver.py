@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import threading
 from collections import Counter, deque
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from arpipam import arp
 from arpipam.errors import ArpipamError, LinkError
 from arpipam.interest import Interest, Routes, union
+from arpipam.link import MOST_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -38,6 +40,8 @@ _COALESCE = 0.001
 """Seconds between two turns, where there is that much to read."""
 _BURST = 0.01
 """Frames of so many seconds may leave at once."""
+_TURN = 1024
+"""Frames of one outbox that leave before we read again: answers that lie would look late."""
 _WATCH = 0.05
 """Seconds to sleep at most while claims have to be answered for, so that it is noticed when ..."""
 _ABSENCE = 0.1
@@ -345,13 +349,14 @@ class Driver:
         """Show a packet to everybody whom it may concern."""
         for watcher in self._watchers:
             watcher(packet, at)
-        # both: who asks for one claimed address may be using another one
-        if (holding := self._holdings.get(packet.target_ip)) is not None:
-            self._stirred[packet.target_ip] = holding
-            holding.receive(packet, at)
-        if (user := self._holdings.get(packet.sender_ip)) is not None and user is not holding:
-            self._stirred[packet.sender_ip] = user
-            user.receive(packet, at)
+        if self._holdings:
+            # both: who asks for one claimed address may be using another one
+            if (holding := self._holdings.get(packet.target_ip)) is not None:
+                self._stirred[packet.target_ip] = holding
+                holding.receive(packet, at)
+            if (user := self._holdings.get(packet.sender_ip)) is not None and user is not holding:
+                self._stirred[packet.sender_ip] = user
+                user.receive(packet, at)
         for job in self._routes.receivers(packet):
             job.task.receive(packet, at)
 
@@ -380,31 +385,35 @@ class Driver:
         self._tokens = min(self._tokens + (now - self._filled) * self._rate, max(1.0, self._rate * _BURST))
         self._filled = now
         for address, holding in list(self._stirred.items()):  # no answer is held back by the pace of a search
-            if not self._flush(holding.outbox, 2**31):
+            self._flush(holding.outbox, sys.maxsize)
+            if holding.outbox:
                 return False
             holding.advance(now)  # what has just left may be a step forward
             if holding.deadline is None and not holding.outbox:
                 self._stirred.pop(address, None)
+        if self._behind_since is not None:  # more questions would only let their answers lie for longer
+            return True
         for job in self._jobs:
             for outbox in job.task.outboxes():
-                if self._tokens < 1:
+                allowed = min(int(self._tokens), _TURN)
+                if not allowed:
                     return True
-                before = self._tokens
-                if not self._flush(outbox, int(before)):
+                count = self._flush(outbox, allowed)
+                self._tokens -= count
+                if count < allowed and len(outbox):
                     return False
         return True
 
-    def _flush(self, outbox: Outbox | Survey, most: int) -> bool:
-        send, clock = self.link.send, self.link.now
+    def _flush(self, outbox: Outbox | Survey, most: int) -> int:
+        """Send frames of an outbox, `most` at most; how many left: fewer if it is empty or the kernel has no room."""
         count = 0
-        while count < most and (frame := outbox.peek()) is not None:
-            if not send(frame):
-                return False
-            outbox.sent(clock())
-            count += 1
-        if most < 2**31:
-            self._tokens -= count
-        return True
+        while count < most and (frames := outbox.peek(min(most - count, MOST_AT_ONCE))):
+            taken = self.link.send(frames)
+            outbox.sent(taken, self.link.now())
+            count += taken
+            if taken < len(frames):
+                break
+        return count
 
     def _sleep(self, jammed: bool) -> float | None:  # noqa: FBT001 - a fact about the turn, not a switch
         """Seconds until something is due; None: for ever."""

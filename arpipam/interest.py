@@ -115,10 +115,13 @@ class Routes(Generic[T]):
         self._by_target: dict[int, list[T]] = {}
         self._by_mac: dict[bytes, list[T]] = {}
         self._spans: list[tuple[tuple[int, int], T]] = []
+        self._particular = False
+        """Somebody has a use for some packets only."""
         for interest, receiver in wanted:
             if interest is None:
                 self._everything.append(receiver)
                 continue
+            self._particular = True
             for address in interest.addresses | interest.senders:
                 self._by_sender.setdefault(address, []).append(receiver)
             for address in interest.addresses:
@@ -130,6 +133,8 @@ class Routes(Generic[T]):
 
     def receivers(self, packet: ArpPacket) -> Collection[T]:
         """Each of them once."""
+        if not self._particular:
+            return self._everything
         sender, target = packet.sender_ip, packet.target_ip
         found = dict.fromkeys(self._everything)
         for receivers in (

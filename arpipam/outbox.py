@@ -7,6 +7,7 @@ here, and whoever drives it says when each has left.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,15 +24,16 @@ class Outbox:
         """Queue a frame."""
         self._queue.append((frame, on_sent))
 
-    def peek(self) -> bytes | None:
-        """The frame that is next; the same until `sent` is called."""
-        return self._queue[0][0] if self._queue else None
+    def peek(self, most: int) -> list[bytes]:
+        """The frames that are next, `most` at most; the same until `sent` is called."""
+        return [frame for frame, _ in islice(self._queue, most)]
 
-    def sent(self, now: float) -> None:
-        """The frame that `peek` showed has left."""
-        _, on_sent = self._queue.popleft()
-        if on_sent is not None:
-            on_sent(now)
+    def sent(self, count: int, now: float) -> None:
+        """So many of the frames that `peek` showed have left."""
+        left = [self._queue.popleft() for _ in range(count)]
+        for _, on_sent in left:
+            if on_sent is not None:
+                on_sent(now)
 
     def clear(self) -> None:
         """Forget what has not left."""

@@ -1,4 +1,8 @@
-"""Who is on the link: a survey of a whole subnet, round after round, until one finds nobody new."""
+"""Who is on the link: a survey of a whole subnet, round after round, until one finds nobody new.
+
+The rounds follow each other at the pace of the timing's probes, and only after the second is there a wait, as long as
+that of a search after its last probe: twice the slowest round trip that was seen, within the timing's bounds.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,6 @@ if TYPE_CHECKING:
 
 LEAST_ROUNDS = 2
 MOST_ROUNDS = 8
-LISTEN = 0.25
-"""Seconds to listen after each round."""
 
 
 class Scan:
@@ -35,7 +37,7 @@ class Scan:
     ) -> None:
         self.done = False
         self.error: None = None
-        self.survey = Survey(terms.own_mac, terms.own_address, rounds=MOST_ROUNDS, on_answer=on_station)
+        self.survey = Survey(terms.own_mac, terms.own_address, rounds=MOST_ROUNDS, on_answer=self._heard)
         self.rounds = 1
         self.dropped = 0
         self._canary = Canary(terms.canary)
@@ -44,12 +46,20 @@ class Scan:
         if terms.canary is not None and terms.own_address:
             self._outbox.put(arp.request(terms.own_mac, terms.own_address, terms.canary))
         self._known = 0
+        self._timing = terms.timing
+        self._slowest = 0.0
+        self._told = on_station
         self.survey.add((address for address in addresses if address not in terms.local_addresses), now)
 
     @property
     def deadline(self) -> float | None:
         """When `advance` wants to be called; None: when the frames have left."""
-        return None if self.survey or self.done else self.survey.last_sent + LISTEN
+        if self.done or self.survey:
+            return None
+        timing = self._timing
+        if self.rounds < LEAST_ROUNDS and self.survey.silent:
+            return self.survey.last_sent + timing.probe_min
+        return self.survey.last_sent + max(timing.announce_wait, min(2 * self._slowest, timing.probe_max))
 
     @property
     def interest(self) -> None:
@@ -64,6 +74,12 @@ class Scan:
         """Take in a packet from the link."""
         self._canary.receive(packet)
         self.survey.receive(packet, now)
+
+    def _heard(self, address: int, answer: Answer) -> None:
+        if answer.round_trip is not None and answer.round_trip > self._slowest:
+            self._slowest = answer.round_trip
+        if self._told is not None:
+            self._told(address, answer)
 
     def doubt(self) -> str:
         """Why the list of stations means nothing; empty where it does."""

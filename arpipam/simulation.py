@@ -358,6 +358,6 @@ class Claimer:
 
     def _flush(self, outboxes: Iterable[Outbox | Survey], now: float) -> None:
         for outbox in outboxes:
-            while (frame := outbox.peek()) is not None:
-                self._link.transmit(self, frame)
-                outbox.sent(now)
+            while frames := outbox.peek(1):
+                self._link.transmit(self, frames[0])
+                outbox.sent(1, now)

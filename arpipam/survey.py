@@ -43,11 +43,12 @@ class Recent:
         """When each address was asked for last, the longest ago first."""
         self._answers: dict[int, Answer] = {}
 
-    def asked(self, address: int, now: float) -> None:
-        """A request has left."""
-        self._asked[address] = now
-        self._asked.move_to_end(address)
-        self._answers.pop(address, None)
+    def asked(self, addresses: Iterable[int], now: float) -> None:
+        """Requests for these have left."""
+        for address in addresses:
+            self._asked[address] = now
+            self._asked.move_to_end(address)
+            self._answers.pop(address, None)
         while self._asked[oldest := next(iter(self._asked))] < now - FRESH:
             del self._asked[oldest]
             self._answers.pop(oldest, None)
@@ -65,7 +66,8 @@ class Recent:
 class Survey:
     """Asks for addresses, up to `rounds` times each while they stay silent. Is an outbox of its own requests.
 
-    What another survey of the same link (`recent`) has asked meanwhile is one of those times, and is not asked again.
+    What another survey of the same link has asked meanwhile (`recent`, where there are others) is one of those times,
+    and is not asked again.
 
     `sender` is the interface's own address; 0 where it has none: then the requests are probes.
     The state is bounded by the addresses that were added: what else is on the wire leaves no trace here.
@@ -87,10 +89,12 @@ class Survey:
         self._mac = mac
         self._rounds = rounds
         self._on_answer = on_answer
-        self._recent = Recent() if recent is None else recent
+        self._recent = recent
         self._frame = (arp.request(mac, sender, 0) if sender else arp.probe(mac, 0))[:-4]
         self._asked: dict[int, float] = {}
         self._queue: deque[int] = deque()
+        self._due: list[int] = []
+        """Taken from the queue to be sent now."""
         self._queued_at = _NEVER
 
     def add(self, addresses: Iterable[int], now: float) -> None:
@@ -101,12 +105,12 @@ class Survey:
 
     def ask_again(self, now: float) -> None:
         """Another round for whoever is silent and has rounds left, unless the last one is still on its way out."""
-        if not self._queue:
+        if not len(self):
             self._enqueue([address for address, asked in self.silent.items() if asked < self._rounds], now)
 
     def repeat(self, now: float) -> None:
         """Another round for all that are silent: one of them turned out to be there."""
-        if not self._queue:
+        if not len(self):
             self._enqueue(self.silent, now)
 
     def forget(self, addresses: Iterable[int], now: float) -> None:
@@ -119,52 +123,65 @@ class Survey:
 
     def receive(self, packet: ArpPacket, now: float) -> None:
         """Take note of a sender address that we are interested in."""
-        if packet.sender_ip in self.silent and packet.sender_mac != self._mac:
+        address = packet.sender_ip
+        if address in self.silent and packet.sender_mac != self._mac:
             to_us = packet.operation == arp.REPLY and packet.target_mac == self._mac
-            asked = max(self._asked.get(packet.sender_ip, _NEVER), self._recent.last(packet.sender_ip)[0])
+            asked = self._asked.get(address, _NEVER)
+            if self._recent is not None:
+                asked = max(asked, self._recent.last(address)[0])
             round_trip = now - asked if to_us and asked > _NEVER else None
-            self.note(packet.sender_ip, Answer(packet.sender_mac, round_trip, to_us))
+            self.note(address, Answer(packet.sender_mac, round_trip, to_us))
 
     def note(self, address: int, answer: Answer) -> None:
         """A station uses this address."""
         if self.silent.pop(address, None) is None:
             return
         self.answers[address] = answer
-        self._recent.answered(address, answer)
+        if self._recent is not None:
+            self._recent.answered(address, answer)
         if self._on_answer is not None:
             self._on_answer(address, answer)
 
-    def peek(self) -> bytes | None:
-        """The request that is next (see Outbox)."""
-        while self._queue and (self._queue[0] not in self.silent or self._served(self._queue[0])):
-            self._queue.popleft()
-        return self._frame + self._queue[0].to_bytes(4, "big") if self._queue else None
+    def peek(self, most: int) -> list[bytes]:
+        """The requests that are next, `most` at most (see Outbox)."""
+        due, queue, silent = self._due, self._queue, self.silent
+        while queue and len(due) < most:
+            address = queue.popleft()
+            if address in silent and not (self._recent is not None and self._served(address, self._recent)):
+                due.append(address)
+        frame = self._frame
+        return [frame + address.to_bytes(4, "big") for address in due[:most]]
 
-    def sent(self, now: float) -> None:
-        """The request that `peek` showed has left."""
-        address = self._queue.popleft()
-        self._recent.asked(address, now)
-        self._count(address, now)
+    def sent(self, count: int, now: float) -> None:
+        """So many of the requests that `peek` showed have left."""
+        left = self._due[:count]
+        del self._due[:count]
+        if self._recent is not None:
+            self._recent.asked(left, now)
+        self._count(left, now)
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._due)
 
     def _enqueue(self, addresses: Iterable[int], now: float) -> None:
         self._queue.extend(addresses)
         self._queued_at = now
 
-    def _served(self, address: int) -> bool:
+    def _served(self, address: int, recent: Recent) -> bool:
         """Whether another survey has asked for it lately, and later than this one did."""
-        asked, answer = self._recent.last(address)
+        asked, answer = recent.last(address)
         if asked <= max(self._asked.get(address, _NEVER), self._queued_at - FRESH):
             return False
-        self._count(address, asked)
+        self._count([address], asked)
         if answer is not None:
             self.note(address, answer)
         return True
 
-    def _count(self, address: int, at: float) -> None:
-        self._asked[address] = at
-        self.last_sent = max(self.last_sent, at)
-        if address in self.silent:
-            self.silent[address] += 1
+    def _count(self, addresses: list[int], at: float) -> None:
+        if addresses:
+            self.last_sent = max(self.last_sent, at)
+        self._asked.update(dict.fromkeys(addresses, at))
+        silent = self.silent
+        for address in addresses:
+            if address in silent:
+                silent[address] += 1

@@ -31,6 +31,8 @@ LEFT_OUT = (
 )
 ARP_SCAN_FAST = ("--bandwidth=1000000000", "--timeout=200", "--retry=1")
 """One request for each address, as fast as the kernel takes them, and 200 ms for the last answer."""
+ARP_SCAN_TWICE = (*ARP_SCAN_FAST[:-1], "--retry=2")
+"""The same, but who is silent is asked once more, as arpipam does."""
 AVAHI_SUBNET = "169.254.0.0/16"
 """avahi-autoipd knows no other."""
 _UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child")

@@ -28,11 +28,11 @@ class Bench:
         self.acd.since = since
 
     def flush(self) -> None:
-        while (frame := self.acd.outbox.peek()) is not None:
-            packet = arp.dissect(frame)
+        while frames := self.acd.outbox.peek(1):
+            packet = arp.dissect(frames[0])
             assert isinstance(packet, ArpPacket)
             self.sent.append((self.now, packet))
-            self.acd.outbox.sent(self.now)
+            self.acd.outbox.sent(1, self.now)
 
     def run(self, until: float) -> None:
         self.flush()

@@ -209,7 +209,7 @@ def test_announcing_again_at_any_moment() -> None:
     bench.acd.announce()
     bench.acd.announce()
     bench.until(State.DEFENDING)
-    assert bench.acd.outbox.peek() is None
+    assert not bench.acd.outbox
 
 
 def test_a_flood_of_questions_does_not_become_a_queue_without_end() -> None:

@@ -90,7 +90,7 @@ def test_answers_that_had_not_left_at_the_handover_never_do() -> None:
     bench = at(State.DEFENDING)
     bench.acd.receive(request(OTHER, ADDRESS + 1, ADDRESS), bench.now)
     bench.acd.hand_over()
-    assert bench.acd.outbox.peek() is None
+    assert not bench.acd.outbox
 
 
 @pytest.mark.parametrize("packet", [announcement(MINE), reply(MINE, ADDRESS, OTHER), request(MINE, ADDRESS, 1)])
@@ -153,10 +153,10 @@ def test_a_conflict_that_is_only_reported_is_counted_and_changes_nothing(state: 
 )
 def test_out_of_turn_they_raise_and_change_nothing(states: list[State], step: Callable[[Bench], None]) -> None:
     for bench in [at(state) for state in states] + [ended(state) for state in ENDED]:
-        state, deadline, waiting = bench.acd.state, bench.acd.deadline, bench.acd.outbox.peek()
+        state, deadline, waiting = bench.acd.state, bench.acd.deadline, bench.acd.outbox.peek(9)
         with pytest.raises(IllegalTransition):
             step(bench)
-        assert (bench.acd.state, bench.acd.deadline, bench.acd.outbox.peek()) == (state, deadline, waiting)
+        assert (bench.acd.state, bench.acd.deadline, bench.acd.outbox.peek(9)) == (state, deadline, waiting)
 
 
 # Renamed.
@@ -218,11 +218,11 @@ def test_a_mac_that_it_comes_back_to_answers_as_before() -> None:
 @pytest.mark.parametrize("state", SEEKING + ENDED)
 def test_what_is_not_ours_cannot_be_renamed_and_does_not_change(state: State) -> None:
     bench = ended(state) if state in ENDED else at(state)
-    deadline, waiting = bench.acd.deadline, bench.acd.outbox.peek()
+    deadline, waiting = bench.acd.deadline, bench.acd.outbox.peek(9)
     with pytest.raises(IllegalTransition):
         bench.acd.rename(THIRD)
     assert (bench.acd.state, bench.acd.mac) == (state, MINE)
-    assert (bench.acd.deadline, bench.acd.outbox.peek()) == (deadline, waiting)
+    assert (bench.acd.deadline, bench.acd.outbox.peek(9)) == (deadline, waiting)
 
 
 # Two claims meet.

@@ -76,11 +76,11 @@ class Wire:
         """Send what waits, and see whether there may be something to do later; else it rests until it is stirred."""
         if not self.stirred:
             return
-        while self.claim is not None and (frame := self.claim.outbox.peek()) is not None:
-            packet = arp.dissect(frame)
+        while self.claim is not None and (frames := self.claim.outbox.peek(1)):
+            packet = arp.dissect(frames[0])
             assert isinstance(packet, ArpPacket)
             self.sent.append((self.link.time, packet))
-            self.claim.outbox.sent(self.link.time)
+            self.claim.outbox.sent(1, self.link.time)
         if self.claim is not None:
             self.claim.advance(self.link.time)  # what has just left may be a step forward, as the driver has it
             self.stirred = self.claim.deadline is not None or bool(self.claim.outbox)

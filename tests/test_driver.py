@@ -164,9 +164,9 @@ def test_a_byte_that_comes_after_its_call_does_not_keep_it_awake(cable: Cable) -
     """A byte that nobody reads would end every wait at once, and the thread would run hot."""
     with cable.open() as link, cable.open_far() as far:
         task = Sender()
-        driver = Early(link, 1000, lambda: far.send(arp.probe(MAC, 7)))
+        driver = Early(link, 1000, lambda: far.send([arp.probe(MAC, 7)]))
         driver.run(task, lambda: None)
-        until(lambda: far.send(arp.probe(MAC, 8)) and task.heard)
+        until(lambda: far.send([arp.probe(MAC, 8)]) and task.heard)
         driver.call(driver.ran.set).result(LONG)
         until(lambda: not select.select([driver._wake_read], [], [], 0)[0])
         close(driver)
@@ -209,7 +209,7 @@ def test_calls_and_packets_come_on_its_thread_and_errors_go_to_the_caller(cable:
         task = Sender()
         threads: list[threading.Thread] = []
         job = driver.run(task, lambda: threads.append(threading.current_thread()) or "result")  # type: ignore[func-returns-value]
-        until(lambda: far.send(arp.probe(MAC, 7)) and task.heard)  # the kernel keeps back what comes before it is run
+        until(lambda: far.send([arp.probe(MAC, 7)]) and task.heard)  # the kernel keeps back what comes before it is run
         assert task.threads == {driver._thread.name}
 
         def finish() -> None:
@@ -303,10 +303,10 @@ def test_what_arrived_before_is_seen_when_it_has_caught_up_and_told_late_after_a
             kept = Kept(running)
             running.call(lambda: running.hold(7, kept)).result(LONG)
             time.sleep(3 * driver._WATCH)  # a rest is no absence
-            until(lambda: far.send(probe) and False in kept.late)
+            until(lambda: far.send([probe]) and False in kept.late)
 
             running.call(lambda: time.sleep(2 * driver._ABSENCE))  # no processor for so long
-            assert far.send(probe)
+            assert far.send([probe])
             running.catch_up().result(LONG)
             assert kept.late[-1]
         finally:

@@ -235,7 +235,7 @@ def test_a_focused_link_receives_what_is_of_interest_and_nothing_else(ends: tupl
         None,
     ):
         near.focus(interest)
-        assert False not in [far.send(arp.encode(packet)) for packet in [*packets, end]]
+        assert all(far.send([arp.encode(packet)]) for packet in [*packets, end])
         wanted = [arp.encode(packet) for packet in packets if interest is None or interest.wants(packet)]
         assert until(near, arp.encode(end)) == wanted
     assert near.drops() == 0

@@ -7,10 +7,13 @@ import random
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arpipam.errors import LeaseError
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
     from multiprocessing.synchronize import Barrier
-    from pathlib import Path
 
     import pytest
 
@@ -235,3 +237,37 @@ def test_a_lease_is_on_the_disk_itself_before_it_is_told(store: SqliteLeaseStore
     """Against loss of power, which no test can bring about: the log is flushed at each commit."""
     assert store._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert store._db.execute("PRAGMA synchronous").fetchone()[0] == 2
+
+
+def locked_by_us(path: Path) -> bool:
+    """Whether this process has a POSIX lock on the file (proc(5), locks)."""
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    ours = [lock[5] for lock in locks if lock[1] == "POSIX" and lock[4] == str(os.getpid())]
+    return any(inode.rpartition(":")[2] == str(path.stat().st_ino) for inode in ours)
+
+
+def test_threads_that_make_the_store_at_the_same_moment_keep_their_locks(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To close any descriptor of a file gives up all POSIX locks that the process has on it (fcntl(2)).
+
+    Then the next process that leaves would take itself for the last one, and remove the log that we go on to write to.
+    """
+    barrier = threading.Barrier(8)
+    close = os.close
+
+    def close_late(fd: int) -> None:
+        time.sleep(0.05)
+        close(fd)
+
+    def open_it(_: int) -> SqliteLeaseStore:
+        barrier.wait()
+        return SqliteLeaseStore(path)
+
+    monkeypatch.setattr(os, "close", close_late)
+    with ThreadPoolExecutor(barrier.parties) as pool:
+        stores = list(pool.map(open_it, range(barrier.parties)))
+    assert locked_by_us(path)
+    for store in stores:
+        store.close()
+    assert not locked_by_us(path)

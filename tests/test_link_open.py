@@ -189,7 +189,7 @@ def test_waits_for_spanning_tree(here: Space) -> None:
     here.ip("link set br0 type bridge forward_delay 200 stp_state 1", "link set near down", "link set near up")
     said: list[str] = []
     with here.open("br0", progress=said.append) as br0:
-        assert br0.send(probe("10.7.0.2"))
+        assert br0.send([probe("10.7.0.2")])
         br0.wait(LONG)
         assert len(br0.receive()) == 1  # the very first probe passes
     assert said == ["br0: waiting for spanning tree (STP) to open port near"]

@@ -47,11 +47,11 @@ class Room:
     def flush(self) -> list[ArpPacket]:
         before = len(self.asked)
         [outbox] = self.pulse.outboxes()
-        while (frame := outbox.peek()) is not None:
-            packet = arp.dissect(frame)
+        while frames := outbox.peek(1):
+            packet = arp.dissect(frames[0])
             assert isinstance(packet, ArpPacket)
             self.asked.append((self.now, packet))
-            outbox.sent(self.now)
+            outbox.sent(1, self.now)
         questions = [packet for _, packet in self.asked[before:]]
         self.now += self.round_trip
         for question in questions:

@@ -280,8 +280,8 @@ def test_reserved_addresses_are_passed_over_and_given_back_when_not_free() -> No
     now = 0.0
     for turn in range(200):
         for outbox in search.outboxes():
-            while outbox.peek() is not None:
-                outbox.sent(now)
+            while frames := outbox.peek(7):
+                outbox.sent(len(frames), now)
         if turn == 5:
             search.receive(announcement(FIRST + 1), now)
         now += 0.02
@@ -305,8 +305,8 @@ def test_dropped_frames_void_the_silence() -> None:
     now = 0.0
     for _ in range(400):
         for outbox in search.outboxes():
-            while outbox.peek() is not None:
-                outbox.sent(now)
+            while frames := outbox.peek(7):
+                outbox.sent(len(frames), now)
         now += 0.02
         search.overflow(3, now)
         search.advance(now)

@@ -25,11 +25,11 @@ def survey(recent: Recent | None = None, rounds: int = 2) -> Survey:
 def flush(subject: Survey, now: float) -> list[int]:
     """Let all leave; the addresses that were asked for."""
     asked = []
-    while (frame := subject.peek()) is not None:
-        packet = arp.dissect(frame)
-        assert isinstance(packet, ArpPacket)
-        asked.append(packet.target_ip)
-        subject.sent(now)
+    while frames := subject.peek(2):
+        for packet in map(arp.dissect, frames):
+            assert isinstance(packet, ArpPacket)
+            asked.append(packet.target_ip)
+        subject.sent(len(frames), now)
     return asked
 
 

@@ -26,7 +26,8 @@ SOURCE = Path(__file__).resolve().parent.parent / "floor.c"
 FAST = 1_000_000
 """Frames a second, which no machine reaches: unpaced."""
 OURS, OURS_FAST = "arpipam", "arpipam, unpaced"
-ARP_SCAN, ARP_SCAN_FAST, SRP, FLOOR = "arp-scan", "arp-scan, fastest", "scapy srp", "floor (C, sends only)"
+ARP_SCAN, ARP_SCAN_FAST, ARP_SCAN_TWICE = "arp-scan", "arp-scan, fastest", "arp-scan, asks twice"
+SRP, FLOOR = "scapy srp", "floor (C, sends only)"
 AIM = 2.0
 
 
@@ -45,8 +46,9 @@ class Sweep(Scenario[World]):
         The lower half of the subnet's addresses is used. Each subject lists the stations with its link open or its
         program started as it is run by hand (`arp-scan` is a process, arpipam and scapy are called in one that has them
         loaded). `{OURS_FAST}` and `{ARP_SCAN_FAST}` send as fast as the kernel takes frames; the latter asks once and
-        listens for 200 ms ({" ".join(peers.ARP_SCAN_FAST)}). The floor is a C program's loop that sends as many frames
-        as `{OURS_FAST}` did, and listens to nothing.
+        listens for 200 ms ({" ".join(peers.ARP_SCAN_FAST)}); arpipam asks the silent a second time, which is half as
+        many frames again, and `{ARP_SCAN_TWICE}` is arp-scan doing that. The floor is a C program's loop that sends as
+        many frames as `{OURS_FAST}` did, and listens to nothing.
         """
     metrics = (
         Metric(name="seconds"),
@@ -122,6 +124,7 @@ class Sweep(Scenario[World]):
             }
             if not peers.missing("arp-scan"):
                 subjects[ARP_SCAN_FAST] = listed(peers.arp_scan, interface, str(subnet), *peers.ARP_SCAN_FAST)
+                subjects[ARP_SCAN_TWICE] = listed(peers.arp_scan, interface, str(subnet), *peers.ARP_SCAN_TWICE)
                 subjects[ARP_SCAN] = listed(peers.arp_scan, interface, str(subnet))
             yield subjects
 
@@ -129,11 +132,12 @@ class Sweep(Scenario[World]):
         """None may be missed."""
         missed = sum(sum(outcome.values("missed", name)) for name in (OURS, OURS_FAST))
         yield Finding(red=missed > 0, text=f"{missed:.0f} stations missed by arpipam")
-        ours, theirs = (outcome.values("seconds", name, subnet="/16") for name in (OURS_FAST, ARP_SCAN_FAST))
-        if ours and theirs:
-            ratio = median(theirs) / median(ours)
-            met = "met" if ratio >= AIM else "MISSED"
-            yield Finding(red=False, text=f"a /16: {ratio:.2f}x as fast as arp-scan's fastest (aim {AIM:g}x: {met})")
+        for peer, asks in ((ARP_SCAN_FAST, "arp-scan's fastest"), (ARP_SCAN_TWICE, "arp-scan that asks twice, too")):
+            ours, theirs = (outcome.values("seconds", name, subnet="/16") for name in (OURS_FAST, peer))
+            if ours and theirs:
+                ratio = median(theirs) / median(ours)
+                aim = f" (aim {AIM:g}x: {'met' if ratio >= AIM else 'MISSED'})" if peer == ARP_SCAN_FAST else ""
+                yield Finding(red=False, text=f"a /16: {ratio:.2f}x as fast as {asks}{aim}")
 
 
 def scan(interface: str, rate: int | None) -> set[str]:
