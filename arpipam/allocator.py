@@ -257,10 +257,8 @@ class Allocator:
                 raise UnknownError(f"{self.interface}, {self.pool.subnet}: {NO_WITNESS}")
             if doubt := scan.doubt():
                 raise UnknownError(f"{self.interface}: {doubt}")
-            return [
-                Station.of(address, answer)
-                for address, answer in sorted(scan.survey.answers.items(), key=itemgetter(0))
-            ]
+            answers = scan.survey.answers
+            return [Station.of(address, answers[address]) for address in sorted(answers)]
 
         return self._driver.run(scan, finish)
 
