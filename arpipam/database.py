@@ -90,7 +90,7 @@ class Database:
         self._connection.executemany(statement, parameters)
 
     def rows(self, statement: str, parameters: tuple[object, ...] = ()) -> list[Any]:
-        """What a query finds."""
+        """What a query finds, or one statement changes (RETURNING): a transaction of its own, on disk at the end."""
         with self.trouble(), self.lock:
             return self.execute(statement, parameters).fetchall()
 

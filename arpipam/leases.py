@@ -153,34 +153,30 @@ class SqliteLeaseStore:
 
     def bind(self, lease_id: int, container: str) -> Lease:
         """The lease belongs to a container from now on, and outlives this process."""
-        with self._transaction():
-            self._db.execute(
-                "UPDATE lease SET state = 'bound', container = ?, changed = ? WHERE id = ?",
-                (container, self._clock(), lease_id),
-            )
-        return self.get(lease_id)
+        return self._one(
+            lease_id,
+            "UPDATE lease SET state = 'bound', container = ?, changed = ? WHERE id = ? RETURNING *",
+            (container, self._clock(), lease_id),
+        )
 
     def hand_out(self, lease_id: int, mac: str, owner: str, container: str) -> Lease:
         """What this process holds goes to an owner, under another MAC, and outlives this process.
 
         Raises LeaseError where it is not held any more.
         """
-        with self._transaction():
-            changed = self._db.execute(
-                "UPDATE lease SET state = 'bound', mac = ?, owner = ?, container = ?, changed = ?"
-                " WHERE id = ? AND state IN ('claimed', 'bound')",
-                (mac, owner, container, self._clock(), lease_id),
-            ).rowcount
-            if not changed:
-                raise LeaseError(f"lease store {self.path}: lease {lease_id} was given back meanwhile; try again")
-        self._holders.let_go(lease_id)
-        return self.get(lease_id)
+        for row in self._db.rows(
+            "UPDATE lease SET state = 'bound', mac = ?, owner = ?, container = ?, changed = ?"
+            " WHERE id = ? AND state IN ('claimed', 'bound') RETURNING *",
+            (mac, owner, container, self._clock(), lease_id),
+        ):
+            with self._db.lock:
+                self._holders.let_go(lease_id)
+            return _lease(row)
+        raise LeaseError(f"lease store {self.path}: lease {lease_id} was given back meanwhile; try again")
 
     def rename(self, lease_id: int, owner: str) -> Lease:
         """It has another owner from now on."""
-        with self._transaction():
-            self._db.execute("UPDATE lease SET owner = ? WHERE id = ?", (owner, lease_id))
-        return self.get(lease_id)
+        return self._one(lease_id, "UPDATE lease SET owner = ? WHERE id = ? RETURNING *", (owner, lease_id))
 
     def record(
         self, interface: str, address: IPv4Address, prefix: int, *, mac: str, owner: str, container: str
@@ -207,9 +203,7 @@ class SqliteLeaseStore:
 
     def get(self, lease_id: int) -> Lease:
         """One lease; LeaseError where there is none of that number."""
-        for row in self._db.rows("SELECT * FROM lease WHERE id = ?", (lease_id,)):
-            return _lease(row)
-        raise LeaseError(f"lease store {self.path} has no lease {lease_id}; was it released meanwhile?")
+        return self._one(lease_id, "SELECT * FROM lease WHERE id = ?", (lease_id,))
 
     def leases(self, interface: str | None = None, *, states: Collection[State] = ACTIVE) -> list[Lease]:
         """The leases in these states, by interface and address; quarantines that are over do not count."""
@@ -276,6 +270,11 @@ class SqliteLeaseStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _one(self, lease_id: int, statement: str, parameters: tuple[object, ...]) -> Lease:
+        for row in self._db.rows(statement, parameters):
+            return _lease(row)
+        raise LeaseError(f"lease store {self.path} has no lease {lease_id}; was it released meanwhile?")
 
     def _end_quarantines(self, now: float) -> None:
         self._db.execute("UPDATE lease SET state = 'released' WHERE state = 'quarantined' AND until <= ?", (now,))
