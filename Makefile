@@ -18,8 +18,9 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml | system
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# In the order of their names: those that take longest come first, so that no worker is left with one of them.
 test: install
-	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/vm
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/vm
 
 # Two virtual machines with Debian's own kernel; skipped, with a line that says so, where qemu cannot be installed.
 test-vm: install

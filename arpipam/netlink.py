@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from pathlib import Path
 from socket import AF_INET
 from typing import TYPE_CHECKING, Any
 
-from pyroute2 import IPRoute, NetlinkError, netns
+from pyroute2 import IPRoute, NetlinkError
 
 from arpipam.errors import InputError, LinkError
 
@@ -218,8 +215,7 @@ def ends_here(bridge: int) -> bool | None:
     None where that cannot be told at this moment, since the other end of a port seems to be on its way: an engine makes
     it here, moves it, and configures it last.
     """
-    with ExitStack() as stack:
-        ipr = stack.enter_context(IPRoute())
+    with IPRoute(strict_check=True) as ipr:  # strict: else the kernel answers for this namespace when asked for another
         links = dump(ipr.get_links)
         device = _by_index(links, bridge)
         ports = [link for link in links if link.get("master") == bridge]
@@ -227,10 +223,7 @@ def ends_here(bridge: int) -> bool | None:
             return False
         if any(_kind(port) != "veth" or not _may_end(port, links) for port in ports):
             return False
-        spaces = _namespaces(ipr, {port.get("link_netnsid") for port in ports} - {None}, stack)
-        # a thread of its own, so that ours stays in its namespace
-        visitor = stack.enter_context(ThreadPoolExecutor(1))
-        verdicts = list(visitor.map(lambda port: _is_end(spaces.get(port.get("link_netnsid")), port), ports))
+        verdicts = [_is_end(ipr, port) for port in ports]
     if False in verdicts:
         return False
     return None if None in verdicts else True
@@ -249,39 +242,21 @@ def _carries_others(links: list[Any], index: int) -> bool:
     return any(link.get("link") == index and link.get("link_netnsid") is None for link in links)
 
 
-def _namespaces(ipr: Any, wanted: set[int], stack: ExitStack) -> dict[int, int]:
-    """A file descriptor, closed with `stack`, of each wanted namespace, by the number that this namespace gives it."""
-    found: dict[int, int] = {}
-    seen: set[int] = set()
-    for pattern in ("proc/[0-9]*/ns/net", "run/netns/*", "run/docker/netns/*"):
-        for path in Path("/").glob(pattern):
-            if wanted == found.keys():
-                return found
-            with suppress(OSError, NetlinkError), ExitStack() as doubtful:  # gone meanwhile, or no namespace
-                if (inode := path.stat().st_ino) in seen:
-                    continue
-                seen.add(inode)
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                doubtful.callback(os.close, fd)
-                if (number := ipr.get_netnsid(fd=fd)["nsid"]) in wanted:
-                    found[number] = fd
-                    stack.push(doubtful.pop_all())
-    return found
-
-
-def _is_end(namespace: int | None, port: Any) -> bool | None:
+def _is_end(ipr: IPRoute, port: Any) -> bool | None:
     """Whether the other end of the port is a plain end station there: in no bridge, nothing upon it, with an address.
 
-    None where that may still come. Enters the namespace, so it is for a throw-away thread.
+    None where that may still come, or where we may not know. The namespace is asked by the number that ours has for it
+    (rtnetlink(7), IFLA_TARGET_NETNSID), for which CAP_NET_ADMIN is enough; to enter it would take CAP_SYS_ADMIN.
     """
-    if namespace is None:
+    space = port.get("link_netnsid")
+    if space is None:
         return None
+    # pyroute2 calls the one by its name before Linux 4.20, and takes the other for a string, which it ends with a zero.
+    number = int(space).to_bytes(4, sys.byteorder).removesuffix(b"\0")
     try:
-        netns.setns(namespace)
-        with IPRoute() as ipr:
-            links = dump(ipr.get_links)
-            addressed = {address["index"] for address in dump(ipr.get_addr, family=AF_INET)}
-    except (OSError, NetlinkError):
+        links = dump(ipr.link, "dump", if_netnsid=space, dump_filter=_every)
+        addresses = dump(ipr.addr, "dump", family=AF_INET, target_netnsid=number, dump_filter=_every)
+    except NetlinkError:
         return None
     peer = _by_index(links, port.get("link"))
     if peer is None or peer.get("link") != port["index"]:
@@ -289,4 +264,5 @@ def _is_end(namespace: int | None, port: Any) -> bool | None:
     if peer.get("master") is not None or peer.get("promiscuity") or _carries_others(links, peer["index"]):
         return False  # promiscuous: a program may pass its frames on, as Open vSwitch's userspace datapath does
     others = {link["index"] for link in links if link["flags"] & _IFF_UP and not link["flags"] & _IFF_LOOPBACK}
+    addressed = {address["index"] for address in addresses}
     return True if peer["index"] in addressed or not others - {peer["index"]} else None

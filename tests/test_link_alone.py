@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -121,12 +122,18 @@ def test_not_alone_when_the_bridge_may_lead_further(bridge: Space, there: Space,
     assert not alone(bridge)
 
 
-def test_not_alone_when_the_other_namespace_cannot_be_found(
-    bridge: Space, there: Space, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("capabilities", "said"), [("+net_raw,+net_admin", "True"), ("+net_raw", "False")])
+def test_what_a_process_may_know_that_has_few_capabilities(
+    bridge: Space, there: Space, capabilities: str, said: str
 ) -> None:
+    """As the agent under its unit; and as somebody who may not ask for other namespaces, and so has to doubt."""
     plug(bridge, there)
-    monkeypatch.setattr(netlink, "_namespaces", lambda *_: {})
-    assert not alone(bridge)
+    script = "from arpipam.link import Link; print(Link('br0').plainly_alone())"
+    limited = ["setpriv", f"--bounding-set=-all,{capabilities}", sys.executable, "-c", script]
+    done = subprocess.run(
+        ["nsenter", f"--net=/run/netns/{bridge.name}", *limited], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == said
 
 
 def test_waits_for_an_engine_that_is_plugging_in_a_container(

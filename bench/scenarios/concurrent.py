@@ -101,7 +101,7 @@ class Concurrent(Scenario[World]):
             return
         for loss in (0, 10, 30):
             for claimers_, hosts in ((1, 1), (4, 4), (16, 4), (16, 16), (64, 8), (64, 16)):
-                yield self._case(claimers_, hosts, loss, 9 if claimers_ == 1 else 5, article=2)
+                yield self._case(claimers_, hosts, loss, 9 if claimers_ == 1 else 5)
         yield self._case(16, 4, 0, 3, network=SPLIT, article=0)
 
     @staticmethod

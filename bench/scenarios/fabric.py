@@ -89,7 +89,7 @@ class Fabric(Scenario[None]):
 
     def cases(self) -> Iterable[Case]:
         """Cold and warm."""
-        yield Case({"way": COLD}, 1 if self.quick else 7, {OVS: 0, VXLAN: 0} if self.quick else {})
+        yield Case({"way": COLD}, 1 if self.quick else 5, {OVS: 0, VXLAN: 0} if self.quick else {})
         yield Case({"way": WARM}, 2 if self.quick else 10)
 
     @contextmanager

@@ -69,7 +69,7 @@ class HandOver(Scenario[World]):
 
     def cases(self) -> Iterable[Case]:
         """One after the other."""
-        yield Case({"container": "started"}, 2 if self.quick else 11, {} if not self.quick else {PLAIN: 1, ARTICLE: 1})
+        yield Case({"container": "started"}, 2 if self.quick else 5, {} if not self.quick else {PLAIN: 1, ARTICLE: 1})
 
     @contextmanager
     def world(self) -> Iterator[World]:

@@ -24,7 +24,7 @@ AT_ONCE = 40
 """Containers that are started at the same moment on each host."""
 MANY = 20
 """Foreign stations."""
-RUNS, PAIRS = int(os.environ.get("ARPIPAM_RUNS", "60")), 300
+RUNS, PAIRS = int(os.environ.get("ARPIPAM_RUNS", "60")), 150
 """Containers one after another, and addresses taken and given back without one."""
 PATIENCE = 100.0
 MORE_MEMORY = 6 * 1024
