@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := python3-venv docker.io iptables nftables iproute2 iputils-arping iputils-ping openvswitch-switch busybox-static
+PACKAGES := python3-venv docker.io iptables nftables iproute2 iputils-arping iputils-ping openvswitch-switch busybox-static docker-compose
 
 .PHONY: install system test test-vm lint demo bench lock clean
 install: system $(VENV)/.installed

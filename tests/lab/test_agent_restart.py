@@ -13,6 +13,7 @@ from tests.lab.agents import NETWORK, AgentOn, assert_one_holder_each, guards, l
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from arpipam.lab import Wire
     from arpipam.lab.stations import Station
@@ -213,19 +214,55 @@ def test_on_a_macvlan_network(place: tuple[AgentOn, Station, Wire], agent: Agent
         station.namespace.ip(["addr del 172.16.43.9/24 dev eth0"])
 
 
-def test_two_networks_as_compose_makes_them(agent: AgentOn, station: Station) -> None:
+COMPOSE = f"""
+services:
+  db: &base
+    image: busybox
+    container_name: db
+    command: sleep 10000
+    restart: always
+    networks: {{back: {{ipv4_address: 10.8.0.20, aliases: [database]}}}}
+  cache:
+    <<: *base
+    container_name: cache
+    restart: unless-stopped
+    networks: [back]
+  web:
+    <<: *base
+    container_name: web
+    depends_on: [db, cache]
+    networks: {{front: {{ipv4_address: {FIXED}}}, back: {{aliases: [application]}}}}
+  proxy:
+    <<: *base
+    container_name: proxy
+    restart: on-failure
+    networks: [front]
+networks:
+  front:
+    external: true
+    name: {NETWORK}
+  back:
+    name: back
+    driver: bridge
+    driver_opts: {{com.docker.network.bridge.name: back0}}
+    ipam:
+      driver: arpipam
+      config: [{{subnet: 10.8.0.0/24}}]
+      options: {{alone: "true"}}
+"""
+"""Two networks, one that is there and one that it makes; fixed and free addresses; all restart policies."""
+
+
+def test_a_compose_file(agent: AgentOn, station: Station, tmp_path: Path) -> None:
     namespace = agent.host.namespace
     namespace.ip(["link add back0 type bridge forward_delay 0", "addr add 10.8.0.1/24 dev back0", "link set back0 up"])
-    bridge = ["-o", "com.docker.network.bridge.name=back0"]
-    alone = ["--ipam-opt", "alone=true"]
+    (tmp_path / "compose.yaml").write_text(COMPOSE)
+
+    def compose(*words: str) -> None:
+        agent.host.command("docker-compose", "--project-directory", str(tmp_path), *words, cwd=tmp_path, check=True)
+
     try:
-        words = ["-d", "bridge", "--ipam-driver", "arpipam", "--subnet", "10.8.0.0/24", *bridge, *alone]
-        agent.host.docker("network", "create", *words, "back")
-        agent.run("db", "--ip", "10.8.0.20", "--network-alias", "database", "--restart", "always", network="back")
-        agent.run("cache", "--restart", "unless-stopped", network="back")
-        agent.run("web", "--ip", FIXED, "--restart", "always")
-        agent.run("proxy", "--restart", "on-failure")
-        agent.host.docker("network", "connect", "--alias", "application", "back", "web")
+        compose("up", "-d")
 
         def holds() -> None:
             front, back = running(agent), running(agent, "back")
@@ -243,13 +280,17 @@ def test_two_networks_as_compose_makes_them(agent: AgentOn, station: Station) ->
 
         holds()
         agent.host.docker("exec", "web", "ping", "-c", "1", "-W", "2", "database")
-        agent.host.docker("restart", "-t", "0", "web", "db", "cache", "proxy")
+        compose("restart", "-t", "0")
         holds()
-        agent.host.docker("stop", "-t", "0", "web", "db", "cache", "proxy")
+        compose("stop", "-t", "0")
         agent.wait(lambda: set(leases_of_containers(agent)) == {FIXED, "10.8.0.20"})
         assert guards(agent, [FIXED, "10.8.0.20"]) == {"agent"}
-        agent.host.docker("start", "db", "cache", "web", "proxy")
+        compose("start")
         holds()
+        compose("up", "-d", "--force-recreate", "-t", "0")
+        holds()
+        compose("down", "-t", "0")
+        assert "back" not in agent.host.docker("network", "ls", "--format", "{{.Name}}").stdout.split()
     finally:
         agent.clear()
         namespace.ip(["link delete back0"])
