@@ -20,7 +20,7 @@ from arpipam.acd import Acd
 from arpipam.check import Check
 from arpipam.claim import Claim
 from arpipam.demands import LAST_WITH_CANARY, Demands, parse_address
-from arpipam.driver import Driver, Job
+from arpipam.driver import Driver
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, UnknownError
 from arpipam.evidence import Evidence
 from arpipam.leases import SqliteLeaseStore
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network
     from types import TracebackType
 
+    from arpipam.jobs import Job
     from arpipam.leases import Lease
     from arpipam.pool import Order
     from arpipam.search import FreeAddress

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from arpipam.claim import Claim
-    from arpipam.driver import Job
+    from arpipam.jobs import Job
     from arpipam.leases import SqliteLeaseStore
     from arpipam.results import Found, Probed, Station
 

@@ -13,17 +13,19 @@ import threading
 from collections import Counter, deque
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from arpipam import arp
 from arpipam.errors import ArpipamError, LinkError
 from arpipam.interest import Interest, Routes, union
+from arpipam.jobs import Job
 from arpipam.link import MOST_AT_ONCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from arpipam.arp import ArpPacket
+    from arpipam.jobs import Holding, Task
     from arpipam.link import Link
     from arpipam.outbox import Outbox
     from arpipam.survey import Survey
@@ -48,70 +50,6 @@ _ABSENCE = 0.1
 """... this thread has had no processor for so long: as long as the shortest listening (timing.py, ADAPTIVE)."""
 _PIPE = 65536
 """Bytes that a pipe holds (pipe(7))."""
-
-
-class Task(Protocol):
-    """What the driver runs to its end: a search, a check, a scan."""
-
-    done: bool
-
-    @property
-    def deadline(self) -> float | None:
-        """When `advance` wants to be called."""
-
-    @property
-    def interest(self) -> Interest | None:
-        """Which packets it has a use for, and is given; None: all."""
-
-    def outboxes(self) -> Iterable[Outbox | Survey]:
-        """Frames that wait to leave."""
-
-    def receive(self, packet: ArpPacket, now: float) -> None:
-        """Take in a packet."""
-
-    def overflow(self, dropped: int, now: float) -> None:
-        """The kernel dropped frames."""
-
-    def advance(self, now: float) -> None:
-        """Do what is due."""
-
-
-class Holding(Protocol):
-    """What the driver keeps until it is let go: a claim."""
-
-    mac: str
-
-    @property
-    def outbox(self) -> Outbox:
-        """Frames that wait to leave."""
-
-    @property
-    def deadline(self) -> float | None:
-        """When `advance` wants to be called."""
-
-    def receive(self, packet: ArpPacket, now: float) -> None:
-        """Take in a packet from or for the claimed address."""
-
-    def advance(self, now: float) -> None:
-        """Do what is due."""
-
-    def fail(self, error: Exception) -> None:
-        """The link is gone: the claim is not defended any more."""
-
-
-class Job(Generic[T]):
-    """A task, and whom its result is for."""
-
-    def __init__(
-        self, task: Task, finish: Callable[[], T], abandon: Callable[[], None], discard: Callable[[T], None]
-    ) -> None:
-        self.task = task
-        self.finish = finish
-        self.abandon = abandon
-        self.discard = discard
-        self.future: Future[T] = Future()
-        self.future.set_running_or_notify_cancel()
-        self.unwanted = False
 
 
 class Driver:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from arpipam.arp import ArpPacket
     from arpipam.claim import Claim, Conflict
-    from arpipam.driver import Job
+    from arpipam.jobs import Job
     from arpipam.leases import Lease
     from arpipam.stations import Stations
     from launcher.agent.metrics import How

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from arpipam.arp import ArpPacket
     from arpipam.claim import Claim, Conflict
-    from arpipam.driver import Job
+    from arpipam.jobs import Job
     from arpipam.lab import Lab
     from arpipam.lab.capture import Capture
 
