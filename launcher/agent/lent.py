@@ -98,7 +98,7 @@ class Lending:
         """It is not wanted any more."""
         self._claims.pop(claim.address, None)
         self._network.held.pop(claim.address, None)
-        self._network.not_mine(claim.mac)
+        self._network.seen.not_mine(claim.mac)
         await asyncio.to_thread(claim.release, quarantine)
         self._network.tell("released", address=str(claim.address), mac=claim.mac, owner=claim.lease.owner)
 

@@ -11,10 +11,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
-from arpipam import arp
 from arpipam.acd import Policy
 from arpipam.allocator import Allocator
 from arpipam.claim import ClaimState
@@ -26,17 +24,16 @@ from launcher.agent.lent import Lending
 from launcher.agent.ready import Ready
 from launcher.agent.required import Required
 from launcher.agent.reserved import Reserved
+from launcher.agent.seen import Seen
 from launcher.agent.views import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from ipaddress import IPv4Address
 
-    from arpipam.arp import ArpPacket
     from arpipam.claim import Claim, Conflict
     from arpipam.jobs import Job
     from arpipam.leases import Lease
-    from arpipam.stations import Stations
     from launcher.agent.metrics import How
     from launcher.agent.pools import Pool
     from launcher.agent.settings import NetworkSettings
@@ -47,13 +44,10 @@ PENDING = "docker"
 POLICIES = {"defend": Policy.ALWAYS, "report": Policy.REPORT, "move": Policy.REPORT}
 COMING_UP = 40.0  # s from the start in which a request waits for link and stations; spanning tree may take 35
 GIVEN_UP = 3.0  # s after which all hosts have seen that few addresses are left, and given up what they kept ready
-LATELY = 600.0  # s
-MOST_KNOWN = 8  # stations that a search is told of
 REOPEN = 1.0  # s between two tries to open a link
 GRACE = 60.0  # s that Docker gets from an address to a container that shows it; a repeated request is told by it too
 BURST = 100  # claims that are announced at one go after a cut
 _VERDICTS = {AddressInUseError: Verdict.IN_USE, PoolExhaustedError: Verdict.IN_USE}
-_TABLE = 2.0  # s for which the number of addresses left is not counted anew
 
 
 @dataclass
@@ -84,7 +78,7 @@ class Network:
         self.reserved = Reserved(self)
         self.required = Required(self)
         self.tools = tools
-        self.stations: Stations = tools.stations(pool.interface)
+        self.seen = Seen(self)
         self.opened = asyncio.Event()
         """Set while the link is open and all leases are defended."""
         self.reason = "not opened yet"
@@ -97,9 +91,6 @@ class Network:
         self._born = time.monotonic()
         self._allocator: Allocator | None = None
         self._kept: tuple[str, ...] = ()
-        self._own_macs: set[bytes] = set()
-        self._first, self._last = int(pool.subnet.network_address), int(pool.subnet.broadcast_address)
-        self._left: tuple[float, int] = (-_TABLE, 0)
 
     # The link.
 
@@ -135,7 +126,7 @@ class Network:
         try:
             self.audible = allocator.link.is_bridge
             await asyncio.to_thread(self._adopt_all, allocator)
-            await asyncio.to_thread(allocator.driver.watch, self._seen)
+            await asyncio.to_thread(allocator.driver.watch, self.seen.packet)
             self.required.ask(allocator)
         except BaseException:
             await asyncio.to_thread(allocator.__exit__, None, None, None)
@@ -159,7 +150,7 @@ class Network:
         self.required.stop()
         self.held.clear()
         self._by_mac.clear()
-        self._own_macs.clear()
+        self.seen.nothing_of_ours()
         if allocator is not None:
             await asyncio.to_thread(allocator.__exit__, None, None, None)
 
@@ -214,12 +205,10 @@ class Network:
             named = options.get("witnesses")
             if named is None or set(named) & silent.keys():
                 raise UnknownError(self.required.complaint())
-        remember = self.tools.config.agent.remember
-        recent = frozenset(self.stations.recent(time.time() - remember)) if remember else frozenset()
-        options = {"avoid": recent, **options}
+        options = {"avoid": self.seen.remembered(), **options}
 
         def start() -> Job[Claim]:
-            options["known"] = self._lately()
+            options["known"] = self.seen.lately()
             return allocator.variant(**(self.options() | options)).start_claim(owner, address, mac)
 
         job: Job[Claim] = await asyncio.to_thread(start)
@@ -235,14 +224,8 @@ class Network:
             judged(_VERDICTS.get(type(error), Verdict.UNKNOWN))
             raise
         judged(Verdict.FREE)
-        self.mine(claim.mac)
+        self.seen.mine(claim.mac)
         return claim
-
-    def _lately(self) -> list[int]:
-        """Stations that were seen of late: one of them will answer."""
-        since = time.time() - LATELY
-        seen = (seen for seen in self.stations if seen.last > since)
-        return [seen.address for seen in nlargest(MOST_KNOWN, seen, key=lambda seen: seen.last)]
 
     async def hand_out(self, mac: str, address: IPv4Address | None) -> Lease:
         """An address for a container that has this MAC: a ready one, or the given one if nobody has it."""
@@ -330,14 +313,14 @@ class Network:
             claim.on_conflict(partial(self.soon, self._met, held))
         held.idle_since = None
         self.held[claim.address] = self._by_mac[lease.mac] = held
-        self.mine(lease.mac)
+        self.seen.mine(lease.mac)
         claim.hand_out(lease, policy)
         if self.audible:
             claim.await_owner()
 
     def _forget(self, mac: str) -> None:
         self._by_mac.pop(mac, None)
-        self.not_mine(mac)
+        self.seen.not_mine(mac)
 
     def guard_for(self, claim: Claim, lease: Lease) -> None:
         """A claim that was made for somebody else is a container's now."""
@@ -398,35 +381,6 @@ class Network:
         if lease is not None:
             self._keep(await asyncio.to_thread(allocator.adopt, lease), POLICIES[self.settings.policy])
             self.tell("adopted", address=str(address), mac=mac, owner=owner)
-
-    # What is seen.
-
-    def _seen(self, packet: ArpPacket, now: float) -> None:  # noqa: ARG002 - stations are remembered by the calendar
-        """A packet on the link; on the driver's thread."""
-        mac = packet.sender_mac
-        if not self._first <= packet.sender_ip <= self._last:
-            return
-        if mac not in self._own_macs and self._allocator is not None and mac not in self._allocator.link.local_macs:
-            self.stations.see(packet.sender_ip, mac, time.time())
-
-    def mine(self, mac: str) -> None:
-        """A MAC of ours: it is no station."""
-        self._own_macs.add(arp.mac_bytes(mac))
-
-    def not_mine(self, mac: str) -> None:
-        """It is ours no more."""
-        self._own_macs.discard(arp.mac_bytes(mac))
-
-    def left(self) -> int:
-        """Addresses of the pool that nobody is known to use."""
-        at, left = self._left
-        if time.monotonic() - at > _TABLE and self._allocator is not None:
-            pool = self._allocator.pool
-            known = self.stations.recent(time.time() - (self.tools.config.agent.remember or GRACE))
-            known |= {int(address) for address in self.held} | {int(claim.address) for claim in self.ready}
-            left = len(pool) - sum(1 for address in known if address in pool)
-            self._left = time.monotonic(), left
-        return left
 
     @property
     def is_open(self) -> bool:

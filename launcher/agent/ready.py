@@ -58,7 +58,7 @@ class Ready:
             return 0
         now = time.monotonic()
         demand = sum(1 for at in self._taken if now - at < DEMAND)
-        allowed = (self._network.left() + len(self._claims)) // SHARE
+        allowed = (self._network.seen.left() + len(self._claims)) // SHARE
         return min(settings.ready + demand, max(settings.ready, settings.most_ready), allowed)
 
     async def take(self, among: Pool | Collection[int] | None = None) -> Claim | None:
@@ -164,6 +164,6 @@ class Ready:
 
     async def _give_back(self, claim: Claim, quarantine: float) -> None:
         self._drop(claim)
-        self._network.not_mine(claim.mac)
+        self._network.seen.not_mine(claim.mac)
         with suppress(LinkError):
             await asyncio.to_thread(claim.release, quarantine)

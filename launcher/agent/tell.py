@@ -31,7 +31,7 @@ def network_view(network: Network) -> NetworkView:
         state="down" if not network.is_open else "partitioned" if silent else "up",
         reason=network.required.complaint() if silent else network.reason,
         silent=silent,
-        left=network.left(),
+        left=network.seen.left(),
         ready=len(network.ready),
         wanted=network.ready.wanted(),
         leases=len(network.held),
