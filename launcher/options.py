@@ -207,9 +207,12 @@ def make_allocator(
 
         site = Site(options.declared, options.state_dir, name=options.host)
         names = {host.address.ip: host.name for host in options.declared.hosts}
-        witnesses += site.witnesses()
-        subnet = subnet or options.declared.subnet
         kept = [str(address) for address in site.kept()]
+        if options.alone:  # the others need not answer; what is theirs stays theirs
+            kept += map(str, site.witnesses())
+        else:
+            witnesses += site.witnesses()
+        subnet = subnet or options.declared.subnet
     return Allocator(
         options.interface,
         subnet,

@@ -32,6 +32,9 @@ def test_the_other_hosts_are_witnesses_and_the_silent_one_is_named(lab: Lab) -> 
     assert "host3" in done.stderr
     assert "host2" not in done.stderr
     assert done.stderr.count("\n") == 1
+    alone = find(hosts[0], "--alone", "--range", "172.16.42.3-172.16.42.9")
+    assert alone.returncode == 0, alone.stderr
+    assert json.loads(alone.stdout)["address"] == "172.16.42.7"  # not host3's own, silent as it is
     edit(hosts[0], 'name = "host3"', 'name = "host3"\nabsent = true')
     done = find(hosts[0])
     assert done.returncode == 0, done.stderr
