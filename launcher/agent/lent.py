@@ -78,7 +78,11 @@ class Lending:
         if claim is None:
             claim = await network.claim(wish.owner, address, wish.mac, **options)
         else:
-            claim.lease = await asyncio.to_thread(network.tools.leases.rename, claim.lease.id, wish.owner)
+            try:
+                claim.lease = await asyncio.to_thread(network.tools.leases.rename, claim.lease.id, wish.owner)
+            except BaseException:
+                await asyncio.to_thread(claim.release, network.tools.config.agent.quarantine)
+                raise
         self._claims[claim.address] = claim
         network.tell("claimed", address=str(claim.address), mac=claim.mac, owner=wish.owner)
         return claim

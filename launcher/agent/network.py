@@ -211,7 +211,13 @@ class Network:
             options["known"] = self.seen.lately()
             return allocator.variant(**(self.options() | options)).start_claim(owner, address, mac)
 
-        job: Job[Claim] = await asyncio.to_thread(start)
+        # A caller may hang up before its job has begun: the thread begins it all the same.
+        beginning = asyncio.ensure_future(asyncio.to_thread(start))
+        try:
+            job = await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(partial(_cancel, allocator))
+            raise
         judged = self.tools.metrics.judged
         try:
             claim = await asyncio.wrap_future(job.future)
@@ -249,7 +255,7 @@ class Network:
             lease = await asyncio.to_thread(self.tools.leases.hand_out, claim.lease.id, mac, owner, container)
         except BaseException:
             if held is None and address not in self.lending:
-                await asyncio.to_thread(claim.release)
+                await asyncio.to_thread(claim.release, self.tools.config.agent.quarantine)
             raise
         self._keep(claim, POLICIES[self.settings.policy], lease)
         given = self.held[lease.address]
@@ -395,3 +401,9 @@ class Network:
         """Call on the event loop, from the driver's thread."""
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _cancel(allocator: Allocator, begun: asyncio.Future[Job[Claim]]) -> None:
+    """Nobody waits for this job any more."""
+    if not begun.cancelled() and begun.exception() is None:
+        allocator.cancel(begun.result())
