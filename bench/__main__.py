@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -14,6 +15,11 @@ from rich.console import Console
 from bench import faults, harness, report
 from bench.results import Run, machine, versions
 from bench.scenarios import SCENARIOS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench.results import Outcome
 
 _RED = 1
 _SEED = 5227
@@ -37,9 +43,16 @@ def main(names: tuple[str, ...], *, quick: bool, out: Path, seed: int, fault: tu
     with ExitStack() as stack:
         for name in fault:
             stack.enter_context(faults.FAULTS[name]())
-        run = measure(list(names) or list(SCENARIOS), quick=quick, seed=seed, console=console)
-    run.fault = " ".join(fault)
-    report.write(run, out)
+        run = Run(
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            quick=quick,
+            seed=seed,
+            machine=machine(),
+            versions=versions(),
+            fault=" ".join(fault),
+        )
+        for _ in measure(run, list(names) or list(SCENARIOS), console):
+            report.write(run, out)  # after each scenario: a run that is interrupted has what it measured
     for outcome in run.outcomes:
         for finding in outcome.findings:
             console.print(f"{'[red]RED[/]' if finding.red else 'ok'} {outcome.name}: {finding.text}", highlight=False)
@@ -47,24 +60,17 @@ def main(names: tuple[str, ...], *, quick: bool, out: Path, seed: int, fault: tu
     sys.exit(_RED if run.red else 0)
 
 
-def measure(names: list[str], *, quick: bool, seed: int, console: Console) -> Run:
-    """Run these scenarios, one after the other."""
-    run = Run(
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        quick=quick,
-        seed=seed,
-        machine=machine(),
-        versions=versions(),
-    )
+def measure(run: Run, names: list[str], console: Console) -> Iterator[Outcome]:
+    """Run these scenarios, one after the other, and add each outcome to the run as it comes."""
     started = time.monotonic()
     for name in names:
         with console.status(name) as status:
-            scenario = SCENARIOS[name](quick=quick)
-            outcome = harness.run(scenario, seed, lambda text, name=name: status.update(f"{name}: {text}"))  # type: ignore[misc]
+            scenario = SCENARIOS[name](quick=run.quick)
+            outcome = harness.run(scenario, run.seed, lambda text, name=name: status.update(f"{name}: {text}"))  # type: ignore[misc]
         console.print(f"{name}: {outcome.seconds:.0f} s", highlight=False)
         run.outcomes.append(outcome)
-    run.seconds = time.monotonic() - started
-    return run
+        run.seconds = time.monotonic() - started
+        yield outcome
 
 
 if __name__ == "__main__":
