@@ -76,7 +76,7 @@ class Station:
 
     def flood(self, seconds: float, rate: int, kind: str = "mixed") -> subprocess.Popen[bytes]:
         """Send frames in a process of its own: `arp` (well-formed), `garbage`, or `mixed`, so many per second."""
-        words = [sys.executable, "-m", "arpipam.lab.stations", str(seconds), str(rate), kind]
+        words = [sys.executable, "-m", "arpipam.lab.flood", str(seconds), str(rate), kind]
         return subprocess.Popen(self.namespace.enter(*words), stdout=subprocess.PIPE)
 
     def send(self, frames: Sequence[bytes]) -> None:
@@ -133,42 +133,3 @@ class _Answerer:
                             heappush(waiting, (due, asked.total(), arp.reply(mac, packet)))
             while waiting and waiting[0][0] <= time.monotonic():
                 self._socket.send(heappop(waiting)[2])
-
-
-def _flood(seconds: float, rate: int, kind: str) -> int:
-    """Send until the time is over; the number of frames sent."""
-    rng = random.Random(7)
-    frames = []
-    for _ in range(4096):
-        good = arp.encode(
-            ArpPacket(
-                rng.choice([1, 2]),
-                arp.random_mac(rng),
-                rng.choice([0, 0xAC102A00 | rng.randrange(200, 255), rng.getrandbits(32)]),
-                rng.randbytes(6),
-                0xAC102A00 | rng.randrange(200, 255),
-                arp.random_mac(rng),
-                arp.BROADCAST,
-            )
-        )
-        if kind == "garbage" or (kind == "mixed" and rng.getrandbits(1)):
-            cut = rng.choice([rng.randbytes(28), good[14:24], good[14:18] + rng.randbytes(20)])
-            good = good[:14] + cut
-        frames.append(good)
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-        sock.bind(("eth0", 0))
-        start = time.monotonic()
-        sent = 0
-        while (passed := time.monotonic() - start) < seconds:
-            while sent < passed * rate:
-                try:
-                    sock.send(frames[sent % 4096])
-                except OSError:  # no room just now: the next turn tries again
-                    break
-                sent += 1
-            time.sleep(0.0005)
-    return sent
-
-
-if __name__ == "__main__":
-    print(_flood(float(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))  # noqa: T201 - the count is the output

@@ -12,13 +12,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address
+from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from arpipam import arp
 from arpipam.lab import Lab
 from arpipam.leases import SqliteLeaseStore
+from bench import stats
 from bench.harness import Case, Plot, Scenario, Stopwatch
 from bench.owners import Owners, mac_of
 from bench.results import Finding, Metric
@@ -41,7 +42,9 @@ LEASES, RATE = 10_000, 10_000
 LEASED = int(IPv4Address("10.50.64.0"))
 WATCHED, WATCHED_QUICK = 5.0, 2.0
 """Seconds over which the processor's time is taken."""
-AIM = 0.002
+AIM, AIM_P99 = 0.002, 0.010
+MOST_PATIENCE = 120.0
+"""Seconds until so many addresses are ready: eight at a time are claimed by RFC 5227's timing."""
 _FLOOR = """
 import sys
 from aiohttp import web
@@ -72,13 +75,15 @@ class Agent(Scenario[World]):
     title = "the agent under load"
     about = f"""
         `{REQUEST}`: clients at the same moment, each asking once over the agent's socket as Docker does, with at least
-        as many addresses ready; the floor is an HTTP server of the same library that looks at nothing. `{CONFLICT}`: a
+        as many addresses ready; `seconds` as the client has them, `inside` from the agent's reading of the request to
+        its answer; the floor is an HTTP server of the same library that looks at nothing. `{CONFLICT}`: a
         station announces an address that the agent has lent; `seconds` until the agent's events tell. `{COST}`: memory
         and processor with many leases of containers that answer for themselves, at rest and with {RATE:,} ARP frames a
         second of others' traffic.
         """
     metrics = (
         Metric(name="seconds"),
+        Metric(name="inside"),
         Metric(name="memory", unit="MiB"),
         Metric(name="processor", unit="%"),
     )
@@ -106,7 +111,7 @@ class Agent(Scenario[World]):
     def cases(self) -> Iterable[Case]:
         """Clients, a conflict, many leases, a busy link."""
         for clients in (1, 4) if self.quick else (1, 4, 16, 64):
-            turns = max(2, 5 // clients) if self.quick else max(5, 60 // clients)
+            turns = max(2, 5 // clients) if self.quick else max(3, 60 // clients)
             yield Case({"what": REQUEST, "clients": clients}, turns)
         yield Case({"what": CONFLICT}, 2 if self.quick else 11, {FLOOR: 0})
         for rate in (0, RATE):
@@ -159,11 +164,14 @@ class Agent(Scenario[World]):
 
     def check(self, outcome: Outcome) -> Iterable[Finding]:
         """The aim of a warm request."""
-        warm = outcome.values("seconds", OURS, what=REQUEST, clients=1)
-        if warm:
-            met = "met" if median(warm) < AIM else "MISSED"
-            text = f"a warm RequestAddress takes {median(warm) * 1000:.2f} ms (aim {AIM * 1000:g} ms: {met})"
-            yield Finding(red=False, text=text)
+        warm = stats.summary(outcome.values("inside", OURS, what=REQUEST, clients=1))
+        if warm is not None:
+            met = "met" if warm.median < AIM and warm.p99 < AIM_P99 else "MISSED"
+            yield Finding(
+                red=False,
+                text=f"a warm RequestAddress takes {warm.median * 1000:.2f} ms inside the agent, p99 "
+                f"{warm.p99 * 1000:.2f} ms (aims {AIM * 1000:g} and {AIM_P99 * 1000:g} ms: {met})",
+            )
 
 
 def bodies(pool: str, clients: int, seed: int) -> list[dict[str, object]]:
@@ -210,13 +218,23 @@ def at_once(path: Path, asked: list[dict[str, object]]) -> tuple[list[Values], l
 
 def requests(world: World, clients: int, seed: int) -> list[Values]:
     """From the warm pool, and back."""
-    world.agent.wait_ready(clients)
-    values, addresses = at_once(world.agent.socket, bodies(world.pool, clients, seed))
-    if len(set(addresses)) != clients:
-        raise RuntimeError(f"an address was handed out twice: {sorted(addresses)}")
+    world.agent.wait_ready(clients, MOST_PATIENCE)
+    with world.agent.client.events() as events:
+        values, addresses = at_once(world.agent.socket, bodies(world.pool, clients, seed))
+        if len(set(addresses)) != clients:
+            raise RuntimeError(f"an address was handed out twice: {sorted(addresses)}")
+        told = (event.text for event in events if event.kind == "handed out")
+        values += [{"inside": _milliseconds(text) / 1000} for text in islice(told, clients)]
     for address in addresses:
         give_back(world, address)
     return values
+
+
+def _milliseconds(text: str) -> float:
+    how, _, milliseconds = text.removesuffix(" ms").partition(", ")
+    if how != "ready":
+        raise RuntimeError(f"an address was handed out that was not ready: {text}")
+    return float(milliseconds)
 
 
 def give_back(world: World, address: str) -> None:

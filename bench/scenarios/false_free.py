@@ -33,7 +33,7 @@ AT_ONCE = 50
 """Processes of arping."""
 ADAPTIVE, LAN, RFC = "arpipam", "arpipam, lan", "arpipam, rfc5227"
 ARPING, ARPING_3 = "arping -D -c 1 -w 1", "arping -D -c 3"
-ARP_SCAN, SRP, DHCPCD, AVAHI, UDHCPC = "arp-scan", "scapy srp", "dhcpcd", "avahi-autoipd", "udhcpc -a"
+ARP_SCAN, SRP, DHCPCD, AVAHI = "arp-scan", "scapy srp", "dhcpcd", "avahi-autoipd"
 LOSS, DELAY, STATION = "loss", "slow link", "slow station"
 TIMINGS = {ADAPTIVE: "adaptive", LAN: "lan", RFC: "rfc5227"}
 
@@ -45,7 +45,6 @@ class World(NamedTuple):
     wire: Wire
     host: Host
     clients: list[Namespace]
-    udhcp: peers.Udhcp
 
 
 class FalseFree(Scenario[World]):
@@ -59,7 +58,7 @@ class FalseFree(Scenario[World]):
         takes so long, there and back. `{STATION}`: the link is quick, and so is the witness, but the station that uses
         the address takes so long to answer, which no witness can tell. `stated` is arpipam's own bound on the chance
         that a free address that it found on that link is used all the same. A verdict of `unknown` hands out nothing.
-        dhcpcd, avahi-autoipd and udhcpc are read as they log; each has an interface of its own.
+        dhcpcd and avahi-autoipd are read as they log; each has an interface of its own.
         """
     metrics = (
         Metric(name="called free", share=True),
@@ -91,13 +90,10 @@ class FalseFree(Scenario[World]):
     def __init__(self, *, quick: bool) -> None:
         super().__init__(quick=quick)
         self.notes += [peers.LEFT_OUT, *peers.missing("arp-scan", "dhcpcd", "avahi-autoipd")]
-        self.notes.append(
-            "udhcpc takes part where nothing is lost: the DHCP conversation before its probe is not measured."
-        )
 
     def cases(self) -> Iterable[Case]:
         """Loss, slow links, slow stations; programs that are slow themselves take part in fewer."""
-        rare = {DHCPCD: 0, AVAHI: 0, UDHCPC: 0}
+        rare = {DHCPCD: 0, AVAHI: 0}
         if self.quick:
             few = rare | {RFC: 0, ARPING: 1, ARPING_3: 0, ARP_SCAN: 1, SRP: 0}
             yield Case({"what": LOSS, "value": "30 %"}, 2, few)
@@ -106,17 +102,15 @@ class FalseFree(Scenario[World]):
             return
         turns = 6
         fewer = {LAN: 3, RFC: 1, ARPING: 2, ARPING_3: 1, ARP_SCAN: 2, SRP: 2}
-        once = {DHCPCD: 1, AVAHI: 1, UDHCPC: 0}
+        once = {DHCPCD: 1, AVAHI: 1}
         for percent in (0, 10, 20, 30, 40):
             more = once if percent in {0, 30} else rare
-            yield Case(
-                {"what": LOSS, "value": f"{percent} %"}, turns, fewer | more | ({UDHCPC: 1} if not percent else {})
-            )
+            yield Case({"what": LOSS, "value": f"{percent} %"}, turns, fewer | more)
         yield Case({"what": LOSS, "value": "100 %"}, 1, fewer | rare | {ARPING_3: 0, SRP: 1})
         for milliseconds in (50, 200, 500):
             yield Case({"what": DELAY, "value": f"{milliseconds} ms"}, 3, fewer | rare | {ARPING: 1, ARPING_3: 0})
         for milliseconds in (50, 100, 200, 500):
-            more = once | {UDHCPC: 1} if milliseconds == 500 else rare  # noqa: PLR2004 - the slowest
+            more = once if milliseconds == 500 else rare  # noqa: PLR2004 - the slowest
             yield Case({"what": STATION, "value": f"{milliseconds} ms"}, 2, fewer | more | {ARPING: 1})
 
     @contextmanager
@@ -126,7 +120,7 @@ class FalseFree(Scenario[World]):
             wire = lab.wire()
             host = lab.host("host1", wire, "10.50.0.1/16")
             lab.start()
-            gateway = lab.station("gateway", wire, f"{WITNESS}/16")
+            lab.station("gateway", wire, f"{WITNESS}/16")
             crowd = lab.station("crowd", wire)
             for addresses in (USED, LINK_LOCAL):
                 answer_for(crowd.namespace, IPv4Address(addresses[0]), IPv4Address(addresses[-1]))
@@ -134,8 +128,7 @@ class FalseFree(Scenario[World]):
             for number in range(CLIENTS):
                 clients.append(lab.namespace(f"client{number}"))
                 wire.plug(clients[-1], "eth0")
-            udhcp = peers.Udhcp(gateway.namespace, WITNESS, lab.directory)
-            yield World(lab, wire, host, clients, udhcp)
+            yield World(lab, wire, host, clients)
 
     @contextmanager
     def subjects(self, world: World, case: Case) -> Iterator[Mapping[str, Callable[[int], Taken]]]:
@@ -169,13 +162,6 @@ class FalseFree(Scenario[World]):
 
                 return take
 
-            def alone(ask: Callable[[Namespace, str], peers.Said], targets: list[str]) -> Callable[[int], list[Values]]:
-                def take(_: int) -> list[Values]:
-                    with ThreadPoolExecutor(CLIENTS) as pool:
-                        return [{"called free": float(said.free)} for said in pool.map(ask, world.clients, targets)]
-
-                return take
-
             block = "10.50.3.0/24" if what == STATION else "10.50.1.0/24"
             subjects: dict[str, Callable[[int], Taken]] = {
                 name: self._ours(stack, world, timing, used) for name, timing in TIMINGS.items()
@@ -184,10 +170,11 @@ class FalseFree(Scenario[World]):
             subjects[ARPING_3] = each(lambda address: peers.arping(namespace, interface, address, 3))
             subjects[ARP_SCAN] = sweeps(peers.arp_scan, block)
             subjects[SRP] = sweeps(peers.scapy_srp, block, 2)
-            subjects[DHCPCD] = alone(lambda at, address: peers.dhcpcd(at, "eth0", f"{address}/16"), used)
-            subjects[UDHCPC] = alone(lambda at, address: world.udhcp(at, "eth0", address, 2000), used)
+            subjects[DHCPCD] = _alone(world, lambda at, address: peers.dhcpcd(at, "eth0", f"{address}/16"), used)
             if what != STATION:
-                subjects[AVAHI] = alone(lambda at, address: peers.avahi_autoipd(at, "eth0", address), LINK_LOCAL)
+                subjects[AVAHI] = _alone(
+                    world, lambda at, address: peers.avahi_autoipd(at, "eth0", address), LINK_LOCAL
+                )
             yield {name: take for name, take in subjects.items() if name in TIMINGS or _installed(name)}
 
     def _ours(self, stack: ExitStack, world: World, timing: str, used: list[str]) -> Callable[[int], list[Values]]:
@@ -239,5 +226,17 @@ class FalseFree(Scenario[World]):
                     yield Finding(red=wrong, text=f"{text}, bound {bound:.1e}")
 
 
+def _alone(
+    world: World, ask: Callable[[Namespace, str], peers.Said], targets: list[str]
+) -> Callable[[int], list[Values]]:
+    """One process of a program in each client's namespace, at the same moment."""
+
+    def take(_: int) -> list[Values]:
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            return [{"called free": float(said.free)} for said in pool.map(ask, world.clients, targets)]
+
+    return take
+
+
 def _installed(name: str) -> bool:
-    return not peers.missing(name.partition(" ")[0]) or name in {SRP, UDHCPC}
+    return not peers.missing(name.partition(" ")[0]) or name == SRP

@@ -121,9 +121,9 @@ class AgentOn:
             time.sleep(0.05)
         return time.monotonic() - start
 
-    def wait_ready(self, count: int) -> None:
+    def wait_ready(self, count: int, patience: float = PATIENCE) -> None:
         """Until so many addresses are kept ready on each network."""
-        self.wait(lambda: all(network.ready >= count for network in self.client.status().networks))
+        self.wait(lambda: all(network.ready >= count for network in self.client.status().networks), patience)
 
     def make_network(self, *words: str, name: str = NETWORK) -> None:
         """`docker network create` on the host's bridge, with the agent as the IPAM driver."""
