@@ -39,7 +39,11 @@ class Case:
 
 
 class Plot(NamedTuple):
-    """A picture of a metric over what varies: `x` on the axis, a panel for each value of `panel`."""
+    """A picture of a metric over what varies.
+
+    `x` is on the axis (several keys with commas between stand there together), and each value of `panel` has a panel.
+    Where there is one case, each subject has a bar.
+    """
 
     name: str
     metric: str
@@ -52,6 +56,10 @@ class Plot(NamedTuple):
     log_y: bool = False
     bound: str = ""
     """Another metric that is drawn as a dashed line: what is stated, beside what was seen."""
+    x_label: str = ""
+    """What `x` is, where its name does not say it."""
+    limit: float = 0.0
+    """A dotted line: who takes longer is stopped there, and counts as that."""
 
 
 class Scenario(ABC, Generic[World]):

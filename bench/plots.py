@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from bench.harness import Plot
     from bench.results import Metric, Outcome, Value
 
-_WIDE, _HIGH = 4.6, 3.6
+_WIDE, _HIGH = 4.6, 3.4
+"""Inches, of one panel without the legend."""
+_COLUMNS, _ROW = 2, 0.2
+"""Of the legend, for each panel; inches."""
 _DPI = 120
 _COLOURS = mpl.colormaps["tab10"]
 mpl.rcParams["svg.hashsalt"] = "arpipam"  # the same samples make the same file
@@ -31,13 +35,19 @@ def draw(outcome: Outcome, plot: Plot, folder: Path) -> bool:
     cases = [
         case
         for case in outcome.cases()
-        if plot.x in case and all(case.get(key) == value for key, value in plot.only.items())
+        if _x(case, plot) is not None and all(case.get(key) == value for key, value in plot.only.items())
     ]
     subjects = [name for name in outcome.subjects() if any(outcome.values(plot.metric, name, case) for case in cases)]
     if not cases or not subjects:
         return False
+    if len(cases) == 1:
+        return _save(_bars(outcome, plot, cases[0], subjects), outcome, plot, folder)
     panels: list[Value | None] = list(dict.fromkeys(case[plot.panel] for case in cases)) if plot.panel else [None]
-    figure = Figure(figsize=(_WIDE * len(panels), _HIGH + 0.25 * (1 + len(subjects) // 3)), layout="constrained")
+    columns = _COLUMNS * len(panels)
+    figure = Figure(
+        figsize=(_WIDE * len(panels), _HIGH + _ROW * (2 + len(subjects) // columns)),
+        layout="constrained",
+    )
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for panel, ax in zip(panels, axes, strict=True):
         chosen = [case for case in cases if panel is None or case[plot.panel] == panel]
@@ -46,14 +56,48 @@ def draw(outcome: Outcome, plot: Plot, folder: Path) -> bool:
         _dress(ax, plot, metric, chosen)
         if panel is not None:
             ax.set_title(f"{plot.panel} {panel}", fontsize=10)
+    if not plot.log_y and not metric.share:
+        axes[0].set_ylim(bottom=0)  # of all panels, when all are drawn: it ends their scaling
     axes[0].set_ylabel(f"{plot.metric}" + (f" ({_unit(metric)})" if _unit(metric) else ""))
     figure.suptitle(plot.title, fontsize=11)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8, frameon=False)
+    shown = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        list(shown.values()),
+        list(shown),
+        loc="outside lower center",
+        ncols=min(columns, len(shown)),
+        fontsize=8,
+        frameon=False,
+    )
+    return _save(figure, outcome, plot, folder)
+
+
+def _save(figure: Figure, outcome: Outcome, plot: Plot, folder: Path) -> bool:
     base = folder / f"{outcome.name}-{plot.name}"
     figure.savefig(base.with_suffix(".svg"), metadata={"Date": None})
     figure.savefig(base.with_suffix(".png"), dpi=_DPI)
     return True
+
+
+def _bars(outcome: Outcome, plot: Plot, case: dict[str, Value], subjects: Sequence[str]) -> Figure:
+    """A bar for each subject, where nothing varies."""
+    metric = _metric(outcome, plot)
+    figure = Figure(figsize=(_WIDE + 1, 1.2 + 0.4 * len(subjects)), layout="constrained")
+    ax = figure.subplots()
+    for number, name in enumerate(subjects):
+        whole = stats.summary(outcome.values(plot.metric, name, case))
+        assert whole is not None  # noqa: S101 - only those with samples are here
+        quartiles = [[whole.median - whole.low], [whole.high - whole.median]]
+        ax.barh(number, whole.median, xerr=quartiles, color=_COLOURS(number % _COLOURS.N), height=0.6, capsize=2)
+    ax.set_yticks(range(len(subjects)), subjects, fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlim(left=0)
+    ax.set_xlabel(f"{plot.metric}" + (f" ({_unit(metric)})" if _unit(metric) else ""))
+    ax.grid(visible=True, axis="x", alpha=0.3)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    figure.suptitle(plot.title, fontsize=11)
+    return figure
 
 
 def _metric(outcome: Outcome, plot: Plot) -> Metric:
@@ -72,8 +116,7 @@ def _line(ax: Axes, outcome: Outcome, plot: Plot, cases: Sequence[dict[str, Valu
         samples = outcome.values(plot.metric, name, case)
         if not samples:
             continue
-        x = case[plot.x]
-        places.append(float(x) if numeric else float(place))
+        places.append(float(_x(case, plot) or 0) if numeric else float(place))
         if metric.share:
             found = stats.share(samples)
             middle, low, high = found.share, found.low, found.high
@@ -102,25 +145,33 @@ def _line(ax: Axes, outcome: Outcome, plot: Plot, cases: Sequence[dict[str, Valu
         capsize=2,
         zorder=3 if first else 2,
     )
-    if plot.bound:
+    if not all(map(math.isnan, bounds)):
         ax.plot(places, bounds, linestyle="--", color=colour, linewidth=1, label=f"{name}, as stated")
 
 
 def _dress(ax: Axes, plot: Plot, metric: Metric, cases: Sequence[dict[str, Value]]) -> None:
     if plot.log_y:
         ax.set_yscale("symlog" if metric.share else "log", **({"linthresh": 1e-3} if metric.share else {}))
-    elif not metric.share:
-        ax.set_ylim(bottom=0)
     if _numeric(cases, plot):
         if plot.log_x:
             ax.set_xscale("log")
     else:
-        ax.set_xticks(range(len(cases)), [str(case[plot.x]) for case in cases], fontsize=8)
-    ax.set_xlabel(plot.x)
+        ax.set_xticks(range(len(cases)), [str(_x(case, plot)) for case in cases], fontsize=8)
+    if plot.limit:
+        ax.axhline(plot.limit, linestyle=":", color="gray", linewidth=1, label="stopped there")
+    ax.set_xlabel(plot.x_label or plot.x)
     ax.grid(visible=True, alpha=0.3)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
 
 
 def _numeric(cases: Sequence[dict[str, Value]], plot: Plot) -> bool:
-    return all(not isinstance(case[plot.x], str) for case in cases)
+    return all(not isinstance(_x(case, plot), str) for case in cases)
+
+
+def _x(case: dict[str, Value], plot: Plot) -> Value | None:
+    """Where a case stands on the axis; None where it does not."""
+    keys = plot.x.split(", ")
+    if any(key not in case for key in keys):
+        return None
+    return case[plot.x] if len(keys) == 1 else ", ".join(str(case[key]) for key in keys)

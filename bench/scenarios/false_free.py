@@ -75,15 +75,25 @@ class FalseFree(Scenario[World]):
             only={"what": LOSS},
             log_y=True,
             bound="stated",
+            x_label="frames lost on the way to each receiver",
         ),
-        Plot("slow-link", "called free", "value", "… by the round trip of the link", only={"what": DELAY}, log_y=True),
+        Plot(
+            "slow-link",
+            "called free",
+            "value",
+            "Used addresses that are called free, on slow links",
+            only={"what": DELAY},
+            log_y=True,
+            x_label="round trip",
+        ),
         Plot(
             "slow-station",
             "called free",
             "value",
-            "… by the delay of the station that uses it",
+            "Used addresses that are called free, by slow stations",
             only={"what": STATION},
             log_y=True,
+            x_label="time that the station takes to answer",
         ),
     )
 

@@ -59,7 +59,17 @@ class FirstFree(Scenario[None]):
         Metric(name="rest"),
         Metric(name="stopped", unit="", share=True, shown=False),
     )
-    plots = (Plot("time", "seconds", "in use", "Until the first free address is found", panel="subnet", log_y=True),)
+    plots = (
+        Plot(
+            "time",
+            "seconds",
+            "in use",
+            "Until the first free address is found",
+            panel="subnet",
+            log_y=True,
+            limit=LIMIT,
+        ),
+    )
 
     def world(self) -> AbstractContextManager[None]:
         """Each case has a lab of its own."""

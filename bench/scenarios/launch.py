@@ -48,7 +48,9 @@ class Launch(Scenario[World]):
         `docker run -d` of busybox, as the command takes: with Docker's default IPAM, with an address by hand (`--ip`),
         by `{OURS}`, and on a network whose IPAM driver is arpipam's agent, with addresses ready (`{WARM}`) or without
         (`{COLD}`: each is searched for while Docker waits). `listening` is the search alone, as arpipam-run tells it.
-        Each kind has an engine of its own, on one wire.
+        Each kind has an engine of its own, on one wire. What `{OURS}` takes beside `listening` and the engine's own
+        time is the start of its program, its questions to the engine, and the wait for the container's own answer; the
+        agent has all of that behind it.
         """
     metrics = (Metric(name="seconds"), Metric(name="listening"))
     plots = (Plot("time", "seconds", "container", "`docker run -d` of busybox"),)
