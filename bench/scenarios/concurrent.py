@@ -54,8 +54,8 @@ class Concurrent(Scenario[World]):
         that is `{SPLIT}` half of the hosts are cut off from the witness and the others: they must get nothing. The peer
         is the article's way: `{ARTICLE}` over the candidates; what seems free is then set, as a container would.
         It hears nothing of the others, so its time is a second however many there are, and its addresses are the same.
-        arpipam's claimers hear each other and settle who has which; with 64 processes the processors are what they
-        wait for.
+        arpipam's claimers hear each other and settle who has which; 64 processes of them also share the processors of
+        this machine.
         """
     metrics = (
         Metric(name="seconds"),
