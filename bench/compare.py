@@ -1,7 +1,9 @@
 """`python -m bench.compare OLD NEW`: what got better or worse between two runs, beyond the noise.
 
-A median differs where the two intervals of confidence do not meet, and the medians are further apart than half of the
-wider spread; a share, where its two intervals do not meet. Exit status 1 where something of arpipam got worse.
+A median differs where the two intervals of confidence do not meet, and the medians are further apart than the wider
+spread and than a twentieth: the samples of one run say nothing of what differs from run to run (where the kernel put
+things, what else the machine did). Where a run has one or two samples there is no spread, and nothing is said. A share
+differs where its two intervals do not meet. Exit status 1 where something of arpipam got worse.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from bench.results import Metric, Outcome, Run
 
 _WIDTH = 140
+_DRIFT = 0.05
+"""Of a median, between two runs of the same."""
+_LEAST = 3
+"""Samples that have a spread."""
 
 
 class Change(NamedTuple):
@@ -75,7 +81,8 @@ def _judge(change: Change, metric: Metric, pair: tuple[list[float], list[float]]
         assert first is not None and second is not None  # noqa: S101, PT018 - both have samples
         was, now = first.median, second.median
         apart = first.sure_high < second.sure_low or second.sure_high < first.sure_low
-        apart = apart and abs(now - was) > max(first.spread, second.spread) / 2
+        apart = apart and abs(now - was) > max(first.spread, second.spread, _DRIFT * max(was, now))
+        apart = apart and min(first.samples, second.samples) >= _LEAST
     if not apart:
         verdict = "same"
     elif metric.better == "neither":

@@ -150,6 +150,8 @@ def _watch(namespace: Namespace, words: Sequence[str], *, used: str, free: str) 
         raise RuntimeError(f"{words[-1]}: no verdict: {said[-500:]}")
     finally:
         process.kill()
+        while os.read(process.stdout.fileno(), 65536):
+            pass  # until the last of its processes is gone, which may have what the next program binds to
         process.wait()
         process.stdout.close()
 
