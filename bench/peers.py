@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import subprocess
 import time
 from contextlib import suppress
+from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -149,9 +151,10 @@ def _watch(namespace: Namespace, words: Sequence[str], *, used: str, free: str) 
                     break
         raise RuntimeError(f"{words[-1]}: no verdict: {said[-500:]}")
     finally:
+        # A pid namespace ends with its first process; a program that changes its user outlives a parent that is killed.
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
         process.kill()
-        while os.read(process.stdout.fileno(), 65536):
-            pass  # until the last of its processes is gone, which may have what the next program binds to
         process.wait()
         process.stdout.close()
 

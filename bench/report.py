@@ -26,7 +26,7 @@ to that of {reference}'s.
 def write(run: Run, folder: Path) -> None:
     """results.json, report.md and the pictures, into that folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(run.model_dump_json(indent=1) + "\n")
+    (folder / "results.json").write_text(run.model_dump_json() + "\n")
     (folder / "report.md").write_text("\n".join(_report(run, folder)) + "\n")
 
 

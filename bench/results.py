@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import platform
 import re
@@ -120,8 +121,12 @@ class Run(BaseModel):
 
 
 def load(path: Path) -> Run:
-    """Read a run back: `path` is a results.json, or the folder of one."""
-    return Run.model_validate_json((path / "results.json" if path.is_dir() else path).read_text())
+    """Read a run back: `path` is a results.json, one that gzip has packed, or the folder of either."""
+    if path.is_dir():
+        plain = path / "results.json"
+        path = plain if plain.exists() else path / "results.json.gz"
+    data = path.read_bytes()
+    return Run.model_validate_json(gzip.decompress(data) if path.suffix == ".gz" else data)
 
 
 def machine() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import subprocess
 import sys
@@ -150,6 +151,9 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     report.write(run, tmp_path)
     assert load(tmp_path) == run
     assert load(tmp_path / "results.json") == run
+    (tmp_path / "results.json.gz").write_bytes(gzip.compress((tmp_path / "results.json").read_bytes()))
+    (tmp_path / "results.json").unlink()
+    assert load(tmp_path) == run
 
 
 def test_the_surveys_time_is_that_of_its_windows() -> None:
