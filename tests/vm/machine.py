@@ -152,9 +152,13 @@ class Machine:
         (quick / "tmp.conf").symlink_to("/dev/null")  # /tmp is this machine's: there is nothing to clean up
         for unit in (HERE.parent.parent / "packaging").glob("arpipam-*.*"):
             shutil.copy(unit, units)
-        if Path(sys.executable).resolve().is_relative_to("/root"):  # Python itself may be in a home folder here
+        # Python may be in a home folder, and this checkout in a temporary one: the unit would not see them.
+        places = [Path(sys.executable), Path(sys.executable).resolve()]
+        hidden = {"/root": "ProtectHome=read-only", "/tmp": "PrivateTmp=no", "/var/tmp": "PrivateTmp=no"}  # noqa: S108
+        lines = {line for top, line in hidden.items() if any(place.is_relative_to(top) for place in places)}
+        if lines:
             (units / "arpipam-agent.service.d").mkdir()
-            (units / "arpipam-agent.service.d/home.conf").write_text("[Service]\nProtectHome=read-only\n")
+            (units / "arpipam-agent.service.d/here.conf").write_text("\n".join(["[Service]", *sorted(lines), ""]))
         programs = ram / "guest/usr/local/bin"
         programs.mkdir(parents=True)
         for name in ("arpipam", "arpipam-run"):
