@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,75 +12,13 @@ from hypothesis import strategies as st
 from arpipam import arp
 from arpipam.errors import PoolExhaustedError, UnknownError
 from arpipam.search import Search
-from arpipam.seeker import Company
-from arpipam.simulation import Claimer, Faults, Station, VirtualLink
+from arpipam.simulation import Claimer, Faults
 from arpipam.terms import Terms
 from arpipam.timing import LAN, RFC5227
+from tests.search_bench import FIRST, NET, RACE, WITNESS, World, mac, terms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from arpipam.arp import ArpPacket
-
-NET = 0x0A00_0000
-WITNESS = NET + 1
-FIRST = NET + 2
-
-
-def mac(number: int) -> bytes:
-    return b"\x02\x5e" + number.to_bytes(4, "big")
-
-
-def terms(number: int = 0, **changes: Any) -> Terms:
-    known: dict[str, Any] = {"witnesses": (WITNESS,), "canary": NET}
-    return Terms(own_mac=mac(1000 + number), own_address=NET + 0xF000 + number, **(known | changes))
-
-
-class World:
-    """A link with one witness and a crowd, and claimers who all start at once."""
-
-    def __init__(
-        self, seed: int, faults: Faults | None = None, used: Iterable[int] = (), *, witness: bool = True
-    ) -> None:
-        self.link = VirtualLink(seed, faults)
-        self.claimers: list[Claimer] = []
-        self.seed = seed
-        if witness:
-            self.link.attach(Station(self.link, mac(1), [WITNESS]))
-        self.link.attach(Station(self.link, mac(2), used))
-
-    def claimer(self, pool: range, at: float = 0.0, **changes: Any) -> Claimer:
-        number = len(self.claimers)
-        claimer = Claimer(
-            self.link, mac(100 + number), terms(number, **changes), lambda: pool, seed=self.seed * 1000 + number
-        )
-        self.link.attach(claimer, at)
-        self.claimers.append(claimer)
-        return claimer
-
-    def host(self, number: int, pools: Iterable[Sequence[int]]) -> None:
-        """A host with a search for each of the pools at the same moment."""
-        known = terms(number)
-        company = Company(known)
-        for pool in pools:
-            count = len(self.claimers)
-            self.claimers.append(
-                Claimer(
-                    self.link,
-                    mac(100 + count),
-                    known,
-                    lambda pool=pool: pool,  # type: ignore[misc]
-                    seed=self.seed * 1000 + count,
-                    company=company,
-                )
-            )
-            self.link.attach(self.claimers[-1])
-
-    def run(self, limit: float = 120.0) -> list[int]:
-        """Until all have ended, and two seconds more; the addresses that are held."""
-        self.link.run(limit, stop=lambda: all(claimer.ended for claimer in self.claimers))
-        self.link.run(self.link.now + 2)
-        return [claimer.address for claimer in self.claimers if claimer.address is not None]
 
 
 def test_one_free_address_takes_one_listening_period() -> None:
@@ -120,9 +57,6 @@ def test_nor_by_searches_that_share_their_witness(loss: float) -> None:
         assert world.run() == [], f"seed {seed}"
         unknown += sum(isinstance(claimer.error, UnknownError) for claimer in world.claimers)
     assert unknown <= 2000 * (0.0 if loss == 0 else 0.25)
-
-
-RACE = Faults(loss=0.1, delay=0.001, jitter=0.015, duplication=0.1, echo=0.1)
 
 
 def test_a_thousand_races_of_eight_for_one_address_have_one_owner_at_most() -> None:
@@ -333,121 +267,3 @@ def test_no_frame_makes_it_crash_or_give_out_a_used_address(
     assert claimer.ended
     survey = claimer._search.survey if claimer._search else None
     assert survey is None or len(survey.silent) + len(survey.answers) <= 4
-
-
-# What is found free is confirmed.
-
-
-def probes(world: World, claimer: Claimer) -> dict[int, list[float]]:
-    """When the claimer probes for each address, from now on."""
-    heard: dict[int, list[float]] = {}
-    transmit = world.link.transmit
-
-    def watched(sender: Any, frame: bytes) -> None:
-        packet = arp.dissect(frame)
-        if sender is claimer and isinstance(packet, arp.ArpPacket) and packet.is_probe:
-            heard.setdefault(packet.target_ip, []).append(world.link.now)
-        transmit(sender, frame)
-
-    world.link.transmit = watched  # type: ignore[method-assign]
-    return heard
-
-
-class Latecomer(Station):
-    """A station that comes up, or begins to ask for an address, at a certain moment."""
-
-    def __init__(self, world: World, address: int, at: float, *, rival: bool = False) -> None:
-        super().__init__(world.link, mac(77), [] if rival else [address])
-        self._at, self._frame = at, arp.probe(mac(77), address) if rival else arp.announcement(mac(77), address)
-        self._world = world
-        world.link.attach(self, at)
-
-    def receive(self, packet: ArpPacket, now: float) -> bool:
-        return now >= self._at and super().receive(packet, now)
-
-    def run(self, now: float) -> None:  # noqa: ARG002 - once
-        self._world.link.transmit(self, self._frame)
-
-
-def test_what_is_found_free_is_probed_again_by_the_timing_that_confirms_it() -> None:
-    world = World(1, used=[FIRST])
-    claimer = world.claimer(range(FIRST, FIRST + 50), confirm=RFC5227)
-    plain = World(1, used=[FIRST])
-    unconfirmed = plain.claimer(range(FIRST, FIRST + 50))
-    times = probes(world, claimer)
-    assert world.run() == plain.run() == [FIRST + 1]
-    assert claimer.claimed_at is not None
-    assert unconfirmed.claimed_at is not None
-    assert 4 <= claimer.claimed_at - unconfirmed.claimed_at <= 7
-    quick = [at for at in times[FIRST + 1] if at <= unconfirmed.claimed_at - 0.05]
-    slow = times[FIRST + 1][len(quick) :]
-    assert len(slow) == 3
-    assert all(1 <= later - earlier <= 2 for earlier, later in pairwise(slow))
-    assert claimer.claimed_at == pytest.approx(slow[-1] + 2)
-
-
-def test_the_stated_miss_probability_is_that_of_the_quick_probes() -> None:
-    said = []
-    for confirm in (None, RFC5227):
-        world = World(1)
-        claimer = world.claimer(range(FIRST, FIRST + 50), confirm=confirm)
-        assert world.run() == [FIRST]
-        assert claimer._search is not None
-        assert claimer._search.found is not None
-        said.append(claimer._search.found.miss_probability)
-    assert said[0] == said[1] != 0
-    assert said[0] is not None
-    assert said[0] <= 1e-6
-
-
-def test_without_a_witness_the_confirmation_is_without_one_too() -> None:
-    world = World(1, witness=False)
-    world.claimer(range(FIRST, FIRST + 50), witnesses=(), alone=True, confirm=RFC5227)
-    assert world.run() == [FIRST]
-
-
-@pytest.mark.parametrize("at", [1.0, 3.0, 4.5])
-@pytest.mark.parametrize("rival", [False, True], ids=["used", "contended"])
-def test_what_turns_out_to_be_anothers_while_it_is_confirmed_is_passed_over(at: float, *, rival: bool) -> None:
-    world = World(1)
-    claimer = world.claimer(range(FIRST, FIRST + 2), confirm=RFC5227)
-    Latecomer(world, FIRST, at, rival=rival)
-    assert world.run() == [FIRST + 1]
-    assert claimer.claimed_at is not None
-    assert claimer.claimed_at > at + 4  # the next one is confirmed as well
-    assert claimer._search is not None
-    assert claimer._search.contentions == rival
-
-
-def test_what_is_used_by_the_time_of_its_confirmation_leaves_nothing_reserved() -> None:
-    world = World(1)
-    claimer = world.claimer(range(FIRST, FIRST + 1), confirm=RFC5227)
-    back: list[int] = []
-    world.link.run(0.01)
-    assert claimer._search is not None
-    claimer._search._unreserve = back.append
-    Latecomer(world, FIRST, 2.0)
-    assert world.run() == []
-    assert isinstance(claimer.error, PoolExhaustedError)
-    assert "1 in use" in str(claimer.error)
-    assert back == [FIRST]
-
-
-def test_a_witness_that_is_silent_during_the_confirmation_makes_it_unknown() -> None:
-    world = World(1)
-    claimer = world.claimer(range(FIRST, FIRST + 9), confirm=RFC5227)
-    world.link.run(0.5)
-    world.link.faults = Faults(loss=1.0)
-    assert world.run() == []
-    assert isinstance(claimer.error, UnknownError)
-    assert "no answer from witness 10.0.0.1" in str(claimer.error)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_of_two_that_confirm_the_same_address_at_most_one_gets_it(seed: int) -> None:
-    world = World(seed, RACE)
-    for number in range(2):
-        world.claimer(range(FIRST, FIRST + 2), confirm=RFC5227, at=number * seed / 4)
-    held = world.run(600)
-    assert sorted(held) in ([FIRST, FIRST + 1], [FIRST], [FIRST + 1])
-    assert held
