@@ -17,8 +17,6 @@ from bench.results import Run, machine, versions
 from bench.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bench.results import Outcome
 
 _RED = 1
@@ -51,7 +49,10 @@ def main(names: tuple[str, ...], *, quick: bool, out: Path, seed: int, fault: tu
             versions=versions(),
             fault=" ".join(fault),
         )
-        for _ in measure(run, list(names) or list(SCENARIOS), console):
+        started = time.monotonic()
+        for name in names or SCENARIOS:
+            run.outcomes.append(measure(name, run, console))
+            run.seconds = time.monotonic() - started
             report.write(run, out)  # after each scenario: a run that is interrupted has what it measured
     for outcome in run.outcomes:
         for finding in outcome.findings:
@@ -60,17 +61,13 @@ def main(names: tuple[str, ...], *, quick: bool, out: Path, seed: int, fault: tu
     sys.exit(_RED if run.red else 0)
 
 
-def measure(run: Run, names: list[str], console: Console) -> Iterator[Outcome]:
-    """Run these scenarios, one after the other, and add each outcome to the run as it comes."""
-    started = time.monotonic()
-    for name in names:
-        with console.status(name) as status:
-            scenario = SCENARIOS[name](quick=run.quick)
-            outcome = harness.run(scenario, run.seed, lambda text, name=name: status.update(f"{name}: {text}"))  # type: ignore[misc]
-        console.print(f"{name}: {outcome.seconds:.0f} s", highlight=False)
-        run.outcomes.append(outcome)
-        run.seconds = time.monotonic() - started
-        yield outcome
+def measure(name: str, run: Run, console: Console) -> Outcome:
+    """One scenario of a run."""
+    with console.status(name) as status:
+        scenario = SCENARIOS[name](quick=run.quick)
+        outcome = harness.run(scenario, run.seed, lambda text: status.update(f"{name}: {text}"))
+    console.print(f"{name}: {outcome.seconds:.0f} s", highlight=False)
+    return outcome
 
 
 if __name__ == "__main__":

@@ -151,10 +151,12 @@ def _watch(namespace: Namespace, words: Sequence[str], *, used: str, free: str) 
                     break
         raise RuntimeError(f"{words[-1]}: no verdict: {said[-500:]}")
     finally:
-        # A pid namespace ends with its first process; a program that changes its user outlives a parent that is killed.
-        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)
-        process.kill()
+        # A pid namespace ends with its first process, and unshare after that, so nothing of it is left then. To kill
+        # unshare alone is not enough: a program that has changed its user outlives it.
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in map(int, children or [str(process.pid)]):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
 

@@ -31,6 +31,17 @@ mpl.rcParams["svg.fonttype"] = "none"
 
 def draw(outcome: Outcome, plot: Plot, folder: Path) -> bool:
     """Draw one picture as SCENARIO-NAME.png and .svg; whether there was anything to draw."""
+    figure = picture(outcome, plot)
+    if figure is None:
+        return False
+    base = folder / f"{outcome.name}-{plot.name}"
+    figure.savefig(base.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(base.with_suffix(".png"), dpi=_DPI)
+    return True
+
+
+def picture(outcome: Outcome, plot: Plot) -> Figure | None:
+    """One picture; None where there is nothing to draw."""
     metric = _metric(outcome, plot)
     cases = [
         case
@@ -39,9 +50,9 @@ def draw(outcome: Outcome, plot: Plot, folder: Path) -> bool:
     ]
     subjects = [name for name in outcome.subjects() if any(outcome.values(plot.metric, name, case) for case in cases)]
     if not cases or not subjects:
-        return False
+        return None
     if len(cases) == 1:
-        return _save(_bars(outcome, plot, cases[0], subjects), outcome, plot, folder)
+        return _bars(outcome, plot, cases[0], subjects)
     panels: list[Value | None] = list(dict.fromkeys(case[plot.panel] for case in cases)) if plot.panel else [None]
     columns = _COLUMNS * len(panels)
     figure = Figure(
@@ -58,7 +69,7 @@ def draw(outcome: Outcome, plot: Plot, folder: Path) -> bool:
             ax.set_title(f"{plot.panel} {panel}", fontsize=10)
     if not plot.log_y and not metric.share:
         axes[0].set_ylim(bottom=0)  # of all panels, when all are drawn: it ends their scaling
-    axes[0].set_ylabel(f"{plot.metric}" + (f" ({_unit(metric)})" if _unit(metric) else ""))
+    axes[0].set_ylabel(_named(metric))
     figure.suptitle(plot.title, fontsize=11)
     shown = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(
@@ -69,14 +80,7 @@ def draw(outcome: Outcome, plot: Plot, folder: Path) -> bool:
         fontsize=8,
         frameon=False,
     )
-    return _save(figure, outcome, plot, folder)
-
-
-def _save(figure: Figure, outcome: Outcome, plot: Plot, folder: Path) -> bool:
-    base = folder / f"{outcome.name}-{plot.name}"
-    figure.savefig(base.with_suffix(".svg"), metadata={"Date": None})
-    figure.savefig(base.with_suffix(".png"), dpi=_DPI)
-    return True
+    return figure
 
 
 def _bars(outcome: Outcome, plot: Plot, case: dict[str, Value], subjects: Sequence[str]) -> Figure:
@@ -85,17 +89,14 @@ def _bars(outcome: Outcome, plot: Plot, case: dict[str, Value], subjects: Sequen
     figure = Figure(figsize=(_WIDE + 1, 1.2 + 0.4 * len(subjects)), layout="constrained")
     ax = figure.subplots()
     for number, name in enumerate(subjects):
-        whole = stats.summary(outcome.values(plot.metric, name, case))
-        assert whole is not None  # noqa: S101 - only those with samples are here
-        quartiles = [[whole.median - whole.low], [whole.high - whole.median]]
-        ax.barh(number, whole.median, xerr=quartiles, color=_COLOURS(number % _COLOURS.N), height=0.6, capsize=2)
+        middle, below, above = _around(metric, outcome.values(plot.metric, name, case))
+        colour = _COLOURS(number % _COLOURS.N)
+        ax.barh(number, middle, xerr=[[below], [above]], color=colour, height=0.6, capsize=2)
     ax.set_yticks(range(len(subjects)), subjects, fontsize=8)
     ax.invert_yaxis()
     ax.set_xlim(left=0)
-    ax.set_xlabel(f"{plot.metric}" + (f" ({_unit(metric)})" if _unit(metric) else ""))
-    ax.grid(visible=True, axis="x", alpha=0.3)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    ax.set_xlabel(_named(metric))
+    _plain(ax)
     figure.suptitle(plot.title, fontsize=11)
     return figure
 
@@ -104,8 +105,27 @@ def _metric(outcome: Outcome, plot: Plot) -> Metric:
     return next(metric for metric in outcome.metrics if metric.name == plot.metric)
 
 
-def _unit(metric: Metric) -> str:
-    return "share" if metric.share else metric.unit
+def _named(metric: Metric) -> str:
+    unit = "share" if metric.share else metric.unit
+    return f"{metric.name} ({unit})" if unit else metric.name
+
+
+def _around(metric: Metric, samples: Sequence[float]) -> tuple[float, float, float]:
+    """The middle of at least one sample, and how far it is to both ends of the error bar."""
+    if metric.share:
+        found = stats.share(samples)
+        middle, low, high = found.share, found.low, found.high
+    else:
+        whole = stats.summary(samples)
+        assert whole is not None  # noqa: S101 - there are samples
+        middle, low, high = whole.median, whole.low, whole.high
+    return middle, max(0.0, middle - low), max(0.0, high - middle)
+
+
+def _plain(ax: Axes) -> None:
+    ax.grid(visible=True, alpha=0.3)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
 
 
 def _line(ax: Axes, outcome: Outcome, plot: Plot, cases: Sequence[dict[str, Value]], *, name: str, number: int) -> None:
@@ -117,16 +137,10 @@ def _line(ax: Axes, outcome: Outcome, plot: Plot, cases: Sequence[dict[str, Valu
         if not samples:
             continue
         places.append(float(_x(case, plot) or 0) if numeric else float(place))
-        if metric.share:
-            found = stats.share(samples)
-            middle, low, high = found.share, found.low, found.high
-        else:
-            whole = stats.summary(samples)
-            assert whole is not None  # noqa: S101 - there are samples
-            middle, low, high = whole.median, whole.low, whole.high
+        middle, below, above = _around(metric, samples)
         middles.append(middle)
-        lows.append(max(0.0, middle - low))
-        highs.append(max(0.0, high - middle))
+        lows.append(below)
+        highs.append(above)
         stated = stats.summary(outcome.values(plot.bound, name, case)) if plot.bound else None
         bounds.append(float("nan") if stated is None else stated.median)
     if not places:
@@ -160,9 +174,7 @@ def _dress(ax: Axes, plot: Plot, metric: Metric, cases: Sequence[dict[str, Value
     if plot.limit:
         ax.axhline(plot.limit, linestyle=":", color="gray", linewidth=1, label="stopped there")
     ax.set_xlabel(plot.x_label or plot.x)
-    ax.grid(visible=True, alpha=0.3)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    _plain(ax)
 
 
 def _numeric(cases: Sequence[dict[str, Value]], plot: Plot) -> bool:

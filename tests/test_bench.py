@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench import compare, crowd, harness, report, stats
+from bench import compare, crowd, harness, plots, report, stats
 from bench.results import Finding, Metric, Outcome, Run, Sample, load
 from bench.scenarios import SCENARIOS
 from bench.scenarios.first_free import surveyed
@@ -128,6 +128,16 @@ def test_what_got_better_or_worse_is_said() -> None:
     assert (seconds.verdict, missed.verdict) == ("better", "better")
 
 
+def test_less_than_a_twentieth_or_two_samples_say_nothing_of_two_runs() -> None:
+    for old, new, verdict in (
+        ([1.0] * 9, [1.04] * 9, "same"),
+        ([1.0] * 9, [1.08] * 9, "worse"),
+        ([1.0] * 2, [2.0] * 2, "same"),
+        ([1.0, 1.3, 1.6] * 9, [1.45, 1.75, 2.05] * 9, "same"),  # within the spread
+    ):
+        assert compare.changes(run_of(old), run_of(new))[0].verdict == verdict, (old, new)
+
+
 @pytest.mark.parametrize("words", [["-m", "bench.compare"], ["bench/compare.py"]])
 def test_compare_runs_both_ways(words: list[str], tmp_path: Path) -> None:
     for name, run in {"old": run_of(noisy(1, 1)), "new": run_of(noisy(2, 2))}.items():
@@ -154,6 +164,40 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "results.json.gz").write_bytes(gzip.compress((tmp_path / "results.json").read_bytes()))
     (tmp_path / "results.json").unlink()
     assert load(tmp_path) == run
+
+
+def varied(*known: tuple[int, str, str, float]) -> Outcome:
+    """Of samples, each with a size, a kind, a subject and its seconds."""
+    samples = [
+        Sample(vary={"size": size, "kind": kind}, subject=subject, turn=turn, seed=1, values={"seconds": seconds})
+        for size, kind, subject, seconds in known
+        for turn in range(3)
+    ]
+    return Outcome(name="toy", title="", about="", metrics=METRICS, reference="arpipam", samples=samples)
+
+
+def test_a_picture_shows_every_sample_and_names_every_subject_whichever_panel_it_is_in() -> None:
+    outcome = varied((1, "a", "arpipam", 1), (2, "a", "arpipam", 2), (1, "b", "arpipam", 50), (2, "b", "peer", 90))
+    figure = plots.picture(outcome, harness.Plot("toy", "seconds", "size", "A toy", panel="kind", limit=95))
+    assert figure is not None
+    for ax in figure.axes:
+        low, high = ax.get_ylim()
+        assert low == 0
+        assert high > 95
+    [legend] = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {"arpipam", "peer", "stopped there"}
+
+
+def test_several_keys_stand_on_an_axis_together_and_one_case_has_bars() -> None:
+    outcome = varied((1, "a", "arpipam", 1), (1, "b", "arpipam", 2), (1, "b", "peer", 3))
+    plot = harness.Plot("toy", "seconds", "size, kind", "A toy")
+    both = plots.picture(outcome, plot)
+    one = plots.picture(outcome, plot._replace(only={"kind": "b"}))
+    assert both is not None
+    assert one is not None
+    assert [label.get_text() for label in both.axes[0].get_xticklabels()] == ["1, a", "1, b"]
+    assert [bar.get_extents().width > 0 for bar in one.axes[0].patches] == [True, True]
+    assert plots.picture(outcome, plot._replace(x="colour")) is None
 
 
 def test_the_surveys_time_is_that_of_its_windows() -> None:

@@ -174,7 +174,7 @@ class FalseFree(Scenario[World]):
 
             block = "10.50.3.0/24" if what == STATION else "10.50.1.0/24"
             subjects: dict[str, Callable[[int], Taken]] = {
-                name: self._ours(stack, world, timing, used) for name, timing in TIMINGS.items()
+                name: self._ours(world, timing, used) for name, timing in TIMINGS.items()
             }
             subjects[ARPING] = each(lambda address: peers.arping(namespace, interface, address, 1, 1))
             subjects[ARPING_3] = each(lambda address: peers.arping(namespace, interface, address, 3))
@@ -187,7 +187,7 @@ class FalseFree(Scenario[World]):
                 )
             yield {name: take for name, take in subjects.items() if name in TIMINGS or _installed(name)}
 
-    def _ours(self, stack: ExitStack, world: World, timing: str, used: list[str]) -> Callable[[int], list[Values]]:
+    def _ours(self, world: World, timing: str, used: list[str]) -> Callable[[int], list[Values]]:
         options: dict[str, Any] = {
             "witnesses": [WITNESS],
             "timing": timing,
@@ -216,7 +216,6 @@ class FalseFree(Scenario[World]):
                     values.append({"seconds to free": watch.seconds} | bound)
             return values
 
-        del stack
         return take
 
     def check(self, outcome: Outcome) -> Iterable[Finding]:

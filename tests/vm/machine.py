@@ -154,7 +154,8 @@ class Machine:
             shutil.copy(unit, units)
         # Python may be in a home folder, and this checkout in a temporary one: the unit would not see them.
         places = [Path(sys.executable), Path(sys.executable).resolve()]
-        hidden = {"/root": "ProtectHome=read-only", "/tmp": "PrivateTmp=no", "/var/tmp": "PrivateTmp=no"}  # noqa: S108
+        home, temporary = "ProtectHome=read-only", "PrivateTmp=no"
+        hidden = {"/root": home, "/home": home, "/tmp": temporary, "/var/tmp": temporary}  # noqa: S108
         lines = {line for top, line in hidden.items() if any(place.is_relative_to(top) for place in places)}
         if lines:
             (units / "arpipam-agent.service.d").mkdir()
