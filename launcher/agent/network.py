@@ -63,6 +63,8 @@ class Held:
     """Docker has given it back since, and a stopped container keeps it."""
     conflict: Conflict | None = None
     conflict_at: float = float("-inf")
+    moving: bool = False
+    """Its container is being given another address, since another station uses this one."""
 
 
 class Network:
@@ -346,12 +348,14 @@ class Network:
     async def give_back(self, address: IPv4Address) -> None:
         """Docker does not need it any more. We answer for it until it is known that no stopped container keeps it."""
         held = self.held.get(address)
-        if held is not None:
+        if held is not None and held.moving:  # to answer for it now would be to take it from whoever uses it
+            await self.release(address)
+        elif held is not None:
             held.idle_since = time.monotonic()
             held.claim.take_over()
             self.tell("taken over", address=str(address), mac=held.claim.mac, owner=held.claim.lease.owner)
-            return
-        await self.reserved.give_back(address)
+        else:
+            await self.reserved.give_back(address)
 
     async def release(self, address: IPv4Address, kind: str = "released") -> None:
         """Nobody has it any more: it rests for a while."""

@@ -99,6 +99,17 @@ def insist(station: Station, address: str, seconds: float, capture: Capture) -> 
             time.sleep(0.02)
 
 
+@contextmanager
+def shown(agent: AgentOn) -> Iterator[subprocess.Popen[str]]:
+    """`arpipam watch --json`, as long as the context lasts."""
+    words = [ARPIPAM, "watch", "--json", "--socket", str(agent.socket)]
+    with agent.host.spawn(*words, stdout=subprocess.PIPE, text=True) as command:
+        try:
+            yield command
+        finally:
+            command.terminate()
+
+
 def shown_conflict(command: subprocess.Popen[str]) -> dict[str, Any]:
     """The first conflict that `arpipam watch --json` shows."""
     assert command.stdout is not None
@@ -123,14 +134,13 @@ def test_a_machine_that_takes_the_address_of_a_container(
         agent.run("web")
         address, mac = running(agent)["web"]
         agent.wait(lambda: agent.leases()[address].guarded == "container")
-        shown = host.spawn(ARPIPAM, "watch", "--json", "--socket", str(agent.socket), stdout=subprocess.PIPE, text=True)
-        with Watching(agent) as watching, capturing(bystander) as capture:
+        with shown(agent) as command, Watching(agent) as watching, capturing(bystander) as capture:
             time.sleep(3)  # in which the command has begun, and the announcements of the start are over
             taken = time.monotonic()
             take_by_hand(thief, address)
             at, conflict = watching.wait("conflict", address=address)
             assert (conflict.mac, conflict.other, conflict.owner) == (mac, thief.mac, "web")
-            line = shown_conflict(shown)
+            line = shown_conflict(command)
             assert (line["address"], line["other"]) == (address, thief.mac)
             agent.wait(lambda: hooked.exists() and hooked.read_text().endswith("\n"))
             told = json.loads(hooked.read_text().splitlines()[0])
@@ -138,6 +148,8 @@ def test_a_machine_that_takes_the_address_of_a_container(
             if policy == "move":
                 _, moved = watching.wait("moved", address=address)
                 assert moved.owner == "web"
+                assert watching.of("released", address=address)
+                assert not watching.of("taken over", address=address)  # the thief would be contradicted once more
                 new, _ = running(agent)["web"]
                 assert new != address
                 assert bystander.ping(new)
@@ -154,8 +166,6 @@ def test_a_machine_that_takes_the_address_of_a_container(
                 gaps = [later - earlier for earlier, later in pairwise(defences)]
                 assert all(gap > 0.95 * DEFEND_INTERVAL for gap in gaps), gaps
                 assert running(agent)["web"] == (address, mac)
-        shown.terminate()
-        shown.communicate()
     with capsys.disabled():
         print(f" told after {1000 * (at - taken):.0f} ms ", end="")  # noqa: T201 - to be seen
     assert at - taken < 1
