@@ -23,7 +23,7 @@ from bench import stats
 from bench.harness import Case, Plot, Scenario, Stopwatch
 from bench.owners import Owners, mac_of
 from bench.results import Finding, Metric
-from tests.lab.agents import AgentOn
+from launcher.lab import AgentOn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

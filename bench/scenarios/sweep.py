@@ -102,7 +102,7 @@ class Sweep(Scenario[World]):
                         sent[0] = frames
                     missed = len(there - done.result)
                     return {
-                        "seconds": _own_time(done),
+                        "seconds": done.seconds,
                         "missed": float(missed),
                         "frames": float(frames),
                         "processor": done.cpu,
@@ -153,10 +153,6 @@ def scan(interface: str, rate: int | None) -> set[str]:
     options: dict[str, Any] = {} if rate is None else {"rate": rate}
     with Allocator(interface, **options) as allocator:
         return {str(station.address) for station in allocator.scan()}
-
-
-def _own_time(done: forked.Done) -> float:
-    return done.seconds
 
 
 def _frames(network: Used) -> int:

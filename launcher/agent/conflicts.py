@@ -131,7 +131,7 @@ class Conflicts:
                 text = f"{held.claim.lease.owner} keeps {address}: {docker} has Docker's own addresses; start it anew"
                 network.tell("move failed", address=str(address), owner=held.claim.lease.owner, text=text)
                 return
-            held.moving = True
+            held.leaving = True
             try:
                 await asyncio.to_thread(self._move, held.claim.lease.container.partition("@")[0], docker)
             except ArpipamError as error:
@@ -141,5 +141,5 @@ class Conflicts:
                 text = f"{held.claim.lease.owner} has another address, since {conflict.other} uses {address} too"
                 network.tell("moved", address=str(address), owner=held.claim.lease.owner, text=text)
         finally:
-            held.moving = False
+            held.leaving = False
             self._moving.discard(address)

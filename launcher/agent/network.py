@@ -63,8 +63,8 @@ class Held:
     """Docker has given it back since, and a stopped container keeps it."""
     conflict: Conflict | None = None
     conflict_at: float = float("-inf")
-    moving: bool = False
-    """Its container is being given another address, since another station uses this one."""
+    leaving: bool = False
+    """Its container leaves it for another one at this moment, since another station uses it."""
 
 
 class Network:
@@ -348,7 +348,7 @@ class Network:
     async def give_back(self, address: IPv4Address) -> None:
         """Docker does not need it any more. We answer for it until it is known that no stopped container keeps it."""
         held = self.held.get(address)
-        if held is not None and held.moving:  # to answer for it now would be to take it from whoever uses it
+        if held is not None and held.leaving:  # to answer for it now would be to take it from whoever uses it
             await self.release(address)
         elif held is not None:
             held.idle_since = time.monotonic()

@@ -1,183 +1,33 @@
-"""Agents on hosts of the lab: started, killed, asked."""
+"""What tests do with agents on hosts of the lab: load them, watch them, and ask the wire whether they are right."""
 
 from __future__ import annotations
 
-import http.client
-import json
 import re
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations, count
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from arpipam.errors import ArpipamError
 from arpipam.lab.capture import who_have
-from launcher.agent.client import AgentClient
+from launcher.lab import NETWORK, PATIENCE, AgentOn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
-    from arpipam.lab.host import Host
     from arpipam.lab.stations import Station
     from launcher.agent.views import Event
 
-PATIENCE = 30.0
-NETWORK = "lan"
 THREADS = 2
 """On each host; docker's client and the engine need most of the processors."""
 KEPT = 3
 """Containers of one thread that run at one time."""
 _NOISE = re.compile(r"--help|^time=.*error waiting for container")
-_MAIN = "from launcher.cli import main; main()"
-
-
-class AgentOn:
-    """The agent of one host, as a process of its own; the host's engine finds it. It ends with the context."""
-
-    def __init__(self, host: Host, **settings: Any) -> None:
-        self.host = host
-        plugins = host.directory / "run-docker" / "plugins"  # the engine's own /run/docker
-        plugins.mkdir(parents=True, exist_ok=True)
-        self.socket = plugins / "arpipam.sock"
-        self.state_dir = host.directory / "state"
-        self.file = host.directory / "agent.toml"
-        self.log = host.directory / "agent.log"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.configure(**settings)
-
-    def configure(self, *, fabric: bool = True, agent: dict[str, Any] | None = None, **network: Any) -> None:
-        """Write its file: the keys of [network], and others of [agent]."""
-        said = {
-            "socket": str(self.socket),
-            "state_dir": str(self.state_dir),
-            "fabric": str(self.host.fabric_file) if fabric else "none",
-            "host": self.host.name,
-        } | (agent or {})
-        if self.host.engine is not None:
-            said["docker"] = self.host.engine.env["DOCKER_HOST"]
-        tables = {"agent": said, "network": network}
-        lines = [
-            line
-            for name, table in tables.items()
-            for line in (f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()))
-        ]
-        self.file.write_text("\n".join(lines) + "\n")
-
-    @property
-    def client(self) -> AgentClient:
-        """Of its API."""
-        return AgentClient(self.socket)
-
-    def start(self, *, wait: bool = True) -> Self:
-        """Start it, and wait until it serves unless told otherwise."""
-        words = [sys.executable, "-c", _MAIN, "agent", "--config", str(self.file)]
-        with self.log.open("ab") as log:
-            self.process = self.host.spawn(*words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        if wait:
-            self.wait_served()
-        return self
-
-    def wait_served(self) -> None:
-        """Until it serves."""
-        self.wait(lambda: self._serves() or self.process is None or self.process.poll() is not None)
-        assert self.process is not None
-        assert self.process.poll() is None, self.log.read_text()[-3000:]
-
-    def _serves(self) -> bool:
-        try:
-            self.client.status()
-        except Exception:  # noqa: BLE001 - not yet, whatever it is
-            return False
-        return True
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """End it in that way, and wait until it is gone."""
-        if self.process is not None:
-            self.process.send_signal(number)
-            self.process.wait(PATIENCE)
-            self.process = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.kill(signal.SIGTERM)
-
-    @staticmethod
-    def wait(condition: Any, patience: float = PATIENCE, told: Callable[[], str] = lambda: "") -> float:
-        """Until the condition holds; the seconds that it took. `told` says more where it never does."""
-        start = time.monotonic()
-        while not condition():
-            assert time.monotonic() < start + patience, f"it never came to that: {told()}"
-            time.sleep(0.05)
-        return time.monotonic() - start
-
-    def wait_ready(self, count: int, patience: float = PATIENCE) -> None:
-        """Until so many addresses are kept ready on each network."""
-        self.wait(lambda: all(network.ready >= count for network in self.client.status().networks), patience)
-
-    def make_network(self, *words: str, name: str = NETWORK) -> None:
-        """`docker network create` on the host's bridge, with the agent as the IPAM driver."""
-        bridge = ["-o", f"com.docker.network.bridge.name={self.host.bridge}"]
-        subnet = [] if "--subnet" in words else ["--subnet", str(self.host.interface.network)]
-        self.host.docker(
-            "network", "create", "-d", "bridge", "--ipam-driver", "arpipam", *subnet, *bridge, *words, name
-        )
-
-    def run(
-        self, name: str, *words: str, network: str = NETWORK, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        """`docker run -d` of a container that does nothing for long."""
-        return self.host.docker(
-            "run", "-d", "--name", name, "--network", network, *words, "busybox", "sleep", "10000", check=check
-        )
-
-    def address(self, name: str, network: str = NETWORK) -> str:
-        """The address that the engine says a container has."""
-        form = f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}'
-        return self.host.docker("inspect", "-f", form, name).stdout.strip()
-
-    def leases(self) -> dict[str, Any]:
-        """What the agent says of each address."""
-        return {lease.address: lease for lease in self.client.leases()}
-
-    def refused(self, *words: str) -> str:
-        """The one line by which `docker` says why it cannot do that."""
-        done = self.host.docker(*words, check=False)
-        assert done.returncode != 0, done.stdout
-        # The client also tells, now and then, that it no longer waits for a container that it did not start.
-        lines = [line for line in done.stderr.splitlines() if line.strip() and not _NOISE.search(line)]
-        assert len(lines) == 1, lines
-        return lines[0]
-
-    def ask(self, method: str, **body: Any) -> tuple[int, dict[str, Any]]:
-        """What an engine would get for this request of Docker's IPAM protocol: a status and an answer."""
-        connection = http.client.HTTPConnection("agent")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        try:
-            connection.sock.connect(str(self.socket))
-            connection.request("POST", f"/{method}", json.dumps(body).encode())
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
-        finally:
-            connection.close()
-
-    def clear(self) -> None:
-        """Remove all containers, and all networks but the usual one."""
-        if containers := self.host.docker("ps", "-aq").stdout.split():
-            self.host.docker("rm", "-f", *containers)
-        names = self.host.docker("network", "ls", "--format", "{{.Name}}").stdout.split()
-        if others := set(names) - {"none", "host", "bridge", NETWORK}:
-            self.host.docker("network", "rm", *others)
 
 
 _VARYING = re.compile(r"[0-9a-f]{12,}|c\d+-\d+|[0-9.:]+(/\d+)?|\S*docker.sock\S*")
@@ -333,6 +183,16 @@ class Watching:
         self._events.close()
         self._thread.join()
         self._client.close()
+
+
+def refused(agent: AgentOn, *words: str) -> str:
+    """The one line by which `docker` says why it cannot do that."""
+    done = agent.host.docker(*words, check=False)
+    assert done.returncode != 0, done.stdout
+    # The client also tells, now and then, that it no longer waits for a container that it did not start.
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not _NOISE.search(line)]
+    assert len(lines) == 1, lines
+    return lines[0]
 
 
 def running(agent: AgentOn, network: str = NETWORK) -> dict[str, tuple[str, str]]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from arpipam.lab import Lab
-from tests.lab.agents import NETWORK, AgentOn, assert_one_holder_each, guards, last_lines, running
-from tests.lab.asker import Asker
+from arpipam.lab.asker import Asker
+from launcher.lab import NETWORK, AgentOn
+from tests.lab.agents import assert_one_holder_each, guards, last_lines, refused, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,10 +117,10 @@ def test_gateway_auxiliary_addresses_and_range(side: AgentOn) -> None:
         side.run(f"c{number}", network="side")
     there = running(side, "side")
     assert {address for address, _ in there.values()} == {"10.7.0.128", "10.7.0.130", "10.7.0.131"}
-    assert "no free address" in side.refused("run", "--rm", "--network", "side", "busybox", "true")
+    assert "no free address" in refused(side, "run", "--rm", "--network", "side", "busybox", "true")
     assert shown(side, "--ip", "10.7.0.77") == ["10.7.0.77/24", "10.7.0.254"]  # whoever names one need not care for it
     for address in ("10.7.0.5", "10.7.0.254"):
-        assert address in side.refused("run", "--rm", "--network", "side", "--ip", address, "busybox", "true")
+        assert address in refused(side, "run", "--rm", "--network", "side", "--ip", address, "busybox", "true")
 
 
 @pytest.mark.parametrize(
@@ -150,13 +151,13 @@ def test_options(options: tuple[str, ...], address: str, side: AgentOn) -> None:
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(option: str, said: str, side: AgentOn) -> None:
-    assert said in side.refused(*create("--ipam-opt", option))
+    assert said in refused(side, *create("--ipam-opt", option))
     assert nothing_left(side)
 
 
 def test_a_witness_that_is_silent_is_named(side: AgentOn) -> None:
     side.host.docker(*create("--ipam-opt", "witness=10.7.0.200"))
-    assert "10.7.0.200" in side.refused("run", "--rm", "--network", "side", "busybox", "true")
+    assert "10.7.0.200" in refused(side, "run", "--rm", "--network", "side", "busybox", "true")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_a_network_that_cannot_be_is_refused_and_the_others_go_on(
 ) -> None:
     side.host.docker(*create(*ALONE))
     before = side.client.status().networks
-    assert said in side.refused(*create(*words, name="another", subnet=subnet))
+    assert said in refused(side, *create(*words, name="another", subnet=subnet))
     assert [network.pool for network in side.client.status().networks] == [network.pool for network in before]
     assert shown(side) == ["10.7.0.1/24", OWN]
     side.host.docker("network", "rm", "side")
@@ -200,15 +201,15 @@ def test_removed_networks_leave_nothing(side: AgentOn) -> None:
 
 def test_a_given_address_that_is_in_use_is_refused(agent: AgentOn, station: Station) -> None:
     """Also while the container that has it is being started, and not yet shown as one that runs."""
-    line = agent.refused("run", "--rm", "--network", NETWORK, "--ip", FOREIGN, "busybox", "true")
+    line = refused(agent, "run", "--rm", "--network", NETWORK, "--ip", FOREIGN, "busybox", "true")
     assert FOREIGN in line
     assert station.mac in line
     agent.run("holder", "--ip", FREE)
-    line = agent.refused("run", "--rm", "--network", NETWORK, "--ip", FREE, "busybox", "true")
+    line = refused(agent, "run", "--rm", "--network", NETWORK, "--ip", FREE, "busybox", "true")
     assert FREE in line
     assert "holder" in line
     for own in (agent.host.address, "172.16.42.2"):
-        assert own in agent.refused("run", "--rm", "--network", NETWORK, "--ip", own, "busybox", "true")
+        assert own in refused(agent, "run", "--rm", "--network", NETWORK, "--ip", own, "busybox", "true")
 
 
 def test_a_stopped_container_keeps_the_address_that_it_was_given(agent: AgentOn, station: Station) -> None:

@@ -9,8 +9,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.lab import AgentOn
 from tests.lab import fabrics
-from tests.lab.agents import AgentOn, Load, assert_one_holder_each
+from tests.lab.agents import Load, assert_one_holder_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab.agents import AgentOn
+from launcher.lab import AgentOn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

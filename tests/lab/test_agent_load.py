@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from tests.lab.agents import NETWORK, AgentOn, assert_one_holder_each, running
+from launcher.lab import NETWORK, AgentOn
+from tests.lab.agents import assert_one_holder_each, refused, running
 
 if TYPE_CHECKING:
     import subprocess
@@ -107,7 +108,7 @@ def test_ready_addresses_of_an_idle_host_are_there_for_the_other(lab: Lab) -> No
         assert len(set(given)) == 32
         assert not one_more()
         assert idle.client.status().networks[0].ready == 0
-        line = idle.refused("run", "--rm", "--network", NETWORK, "busybox", "true")
+        line = refused(idle, "run", "--rm", "--network", NETWORK, "busybox", "true")
         assert "no free address" in line
         assert station.who_has("172.16.42.64") != set()
 

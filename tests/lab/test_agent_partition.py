@@ -13,8 +13,9 @@ import pytest
 
 from arpipam.lab.capture import who_have
 from launcher.agent.conflicts import INFANCY
+from launcher.lab import AgentOn
 from tests.lab import fabrics
-from tests.lab.agents import AgentOn, Load, Watching, assert_one_holder_each, last_lines, running
+from tests.lab.agents import Load, Watching, assert_one_holder_each, last_lines, running
 from tests.lab.fabrics import ARPIPAM, edit
 
 if TYPE_CHECKING:

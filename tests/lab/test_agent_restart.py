@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from arpipam.lab import Lab
-from tests.lab.agents import NETWORK, AgentOn, assert_one_holder_each, guards, last_lines, running
+from launcher.lab import NETWORK, AgentOn
+from tests.lab.agents import assert_one_holder_each, guards, last_lines, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

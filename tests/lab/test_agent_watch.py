@@ -20,8 +20,9 @@ from arpipam import arp
 from arpipam.lab.capture import Capture, who_have
 from arpipam.stations import LIMIT
 from launcher.agent.lent import ClaimWish
+from launcher.lab import AgentOn
 from tests.lab import fabrics
-from tests.lab.agents import AgentOn, Watching, last_lines, running
+from tests.lab.agents import Watching, last_lines, running
 from tests.lab.fabrics import ARPIPAM
 
 if TYPE_CHECKING:
