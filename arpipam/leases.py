@@ -174,9 +174,15 @@ class SqliteLeaseStore:
             return _lease(row)
         raise LeaseError(f"lease store {self.path}: lease {lease_id} was given back meanwhile; try again")
 
-    def rename(self, lease_id: int, owner: str) -> Lease:
-        """It has another owner from now on."""
-        return self._one(lease_id, "UPDATE lease SET owner = ? WHERE id = ? RETURNING *", (owner, lease_id))
+    def rename(self, lease_id: int, owner: str, container: str | None = None) -> Lease:
+        """It has another owner from now on, and another container if given.
+
+        Nothing else changes: another thread may hand it out under another MAC at this moment.
+        """
+        statement = (
+            "UPDATE lease SET owner = ?, container = coalesce(?, container), changed = ? WHERE id = ? RETURNING *"
+        )
+        return self._one(lease_id, statement, (owner, container, self._clock(), lease_id))
 
     def record(
         self, interface: str, address: IPv4Address, prefix: int, *, mac: str, owner: str, container: str

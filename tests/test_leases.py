@@ -255,6 +255,13 @@ def test_a_lease_may_come_to_another_owner_and_stay_as_it_is(store: SqliteLeaseS
     assert "has no lease 99" in refusal(lambda: store.rename(99, "web"))
 
 
+def test_who_is_told_to_own_it_does_not_say_under_which_mac(store: SqliteLeaseStore, other: SqliteLeaseStore) -> None:
+    """The two come from different sides: the MAC with Docker's request, the container from what the engine shows."""
+    lease = store.bind(reserved(store, owner="docker").id, "before")
+    handed = other.hand_out(lease.id, "02:5e:00:00:00:02", "docker", "docker")
+    assert store.rename(lease.id, "web", "c0ffee") == replace(handed, owner="web", container="c0ffee")
+
+
 def test_what_was_given_back_meanwhile_is_not_handed_out(store: SqliteLeaseStore) -> None:
     resting, gone = reserved(store, 1), reserved(store, 2)
     store.release(resting.id, quarantine=60)

@@ -90,13 +90,14 @@ class Ledger:
 
     async def _learn(self, network: Network, held: Held, endpoint: Endpoint, view: View) -> None:
         """A container has the address, or will have it when it starts."""
-        if held.idle_since is not None and held.idle_since > view.at:
-            return  # what was seen is older than what we know
+        if _outdated(view, held):
+            return
         lease = held.claim.lease
         if (lease.container, lease.owner) != (endpoint.container, endpoint.name):
-            held.claim.lease = await asyncio.to_thread(
-                self._tools.leases.hand_out, lease.id, lease.mac, endpoint.name, endpoint.container
-            )
+            named = await asyncio.to_thread(self._tools.leases.rename, lease.id, endpoint.name, endpoint.container)
+            if held.claim.lease is not lease:
+                return  # handed out meanwhile, to another container
+            held.claim.lease = named
         if not endpoint.running:
             if held.claim.state is ClaimState.GUARDED:
                 held.claim.take_over()
@@ -110,8 +111,10 @@ class Ledger:
 
     def _is_over(self, held: Held, view: View) -> bool:
         """Whether the lease of an address that no container has is nobody's any more."""
+        if _outdated(view, held):
+            return False
         if held.idle_since is not None:
-            return held.idle_since < view.at
+            return True
         lease = held.claim.lease
         if lease.container == PENDING:
             return time.time() - lease.changed > GRACE
@@ -173,3 +176,8 @@ class Ledger:
         driver = self._tools.config.agent.socket.stem
         known = self._view.networks if self._view else ()
         return any(docker.name == network and docker.ipam == driver for docker in known)
+
+
+def _outdated(view: View, held: Held) -> bool:
+    """Whether Docker has taken or given back the address after that was seen."""
+    return view.at <= max(held.idle_since or 0.0, held.given or 0.0)

@@ -242,8 +242,8 @@ class Network:
         started = time.monotonic()
         how: How = "search" if address is None else "given"
         held = self._repeated(mac, address) or self._own(mac, address)
-        if held is not None:
-            claim = held.claim
+        if held is not None:  # nobody else decides over it from this moment
+            claim, held.idle_since, held.given = held.claim, None, time.monotonic()
         elif address is None and (taken := await self.ready.take()) is not None:
             claim, how = taken, "ready"
         elif address is not None and (taken := self.lending.to(mac, address) or await self.ready.take({int(address)})):
