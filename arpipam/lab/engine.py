@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import tarfile
@@ -12,6 +14,8 @@ from shutil import which
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from arpipam.lab.namespace import Namespace
 
 CLIENTS = tuple(dict.fromkeys(path for path in (which("docker"), "/usr/bin/docker") if path and Path(path).exists()))
@@ -21,7 +25,10 @@ _BUSYBOX = Path("/bin/busybox")
 
 
 class Engine:
-    """dockerd with folders and a socket of its own, in a mount namespace, so that /run/docker is its own too."""
+    """dockerd with folders and a socket of its own, in a mount namespace, so that /run/docker is its own too.
+
+    As on a machine, what it has mounted outlives it.
+    """
 
     def __init__(self, namespace: Namespace, directory: Path, client: str | None) -> None:
         self.client = client or (CLIENTS[-1] if CLIENTS else "docker")
@@ -30,27 +37,54 @@ class Engine:
         self.env = {"DOCKER_HOST": f"unix://{self.socket}", "DOCKER_CONFIG": str(directory / "client")}
         self._namespace = namespace
         self._directory = directory
+        self._mounts: subprocess.Popen[bytes] | None = None
+        """A process that keeps the mount namespace."""
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start the engine, wait until it answers, and give it the image `busybox`."""
         for name in ("run-docker", "client", "tmp"):
             (self._directory / name).mkdir(parents=True, exist_ok=True)
-        script = (
-            f"mount --make-rprivate / && mkdir -p /run/docker && "
-            f"mount --bind {self._directory}/run-docker /run/docker && "
-            f"exec dockerd --data-root {self._directory}/data --exec-root {self._directory}/exec "
+        self._mounts = self._mounts or self._own_mounts()
+        words = (
+            f"nsenter --mount=/proc/{self._mounts.pid}/ns/mnt "
+            f"dockerd --data-root {self._directory}/data --exec-root {self._directory}/exec "
             f"--pidfile {self._directory}/docker.pid -H unix://{self.socket} --bridge=none --iptables=false "
             f"--ip-forward=false --ip-masq=false --userland-proxy=false --cgroup-parent={self.cgroup(self._directory)}"
-        )
-        self.process = self._namespace.daemon(["unshare", "--mount", "sh", "-ec", script], self.log)
-        until = time.monotonic() + _PATIENCE
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"the engine did not come up:\n{self.log.read_text()[-2000:]}")
-            time.sleep(0.05)
+        ).split()
+        # An engine whose containerd is stuck has it write down where (SIGUSR1), into the folder for temporary files.
+        env = os.environ | {"TMPDIR": str(self._directory / "tmp")}
+        self.process = process = self._namespace.daemon([*words, *options], self.log, env=env)
+        self._wait(self._answers, process)
         image = ["-H", f"unix://{self.socket}", "import", "-", "busybox:latest"]
         subprocess.run([self.client, *image], input=rootfs(), check=True, capture_output=True)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """End the engine by this signal, and wait until its containerd is gone too: the next one would take it over."""
+        if self.process is None:
+            return
+        pid = (self._directory / "exec/containerd/containerd.pid").read_text().strip()
+        self.process.send_signal(number)
+        self.process.wait(_PATIENCE)
+        self._wait(lambda: not Path("/proc", pid).exists())
+        self.process = None
+
+    def _own_mounts(self) -> subprocess.Popen[bytes]:
+        script = (
+            "mount --make-rprivate / && mkdir -p /run/docker && "
+            f"mount --bind {self._directory}/run-docker /run/docker && exec tail -f /dev/null"
+        )
+        process = self._namespace.daemon(["unshare", "--mount", "sh", "-ec", script], self.log)
+        self._wait(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "tail\n", process)
+        return process
+
+    def _wait(self, condition: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:
+        """Until the condition holds, which the process must live to see."""
+        until = time.monotonic() + _PATIENCE
+        while not condition():
+            if (process and process.poll() is not None) or time.monotonic() > until:
+                raise RuntimeError(f"the engine did not come up, or does not end:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.05)
 
     @staticmethod
     def cgroup(directory: Path) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.lab import AgentOn
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import pytest
 
     from arpipam.lab import Lab
-    from arpipam.lab.engine import Engine
     from launcher.agent.views import LeaseView
 
 AGENT_KILLS = int(os.environ.get("ARPIPAM_AGENT_KILLS", "50"))
@@ -60,15 +59,6 @@ def wait_empty(agent: AgentOn) -> None:
 def others_than_ready(agent: AgentOn) -> list[LeaseView]:
     """The leases of a host, without the addresses that are kept ready or that are about to be."""
     return [lease for lease in agent.client.leases() if lease.owner != "ready"]
-
-
-def kill_engine(engine: Engine) -> None:
-    """SIGKILL, and start again once its containerd is gone too, which one that starts too early takes for its own."""
-    assert engine.process is not None
-    child = int((engine._directory / "exec" / "containerd" / "containerd.pid").read_text())
-    engine.process.kill()
-    engine.process.wait()
-    AgentOn.wait(lambda: not Path(f"/proc/{child}").exists())
 
 
 def report(capsys: pytest.CaptureFixture[str], load: Load, text: str) -> None:
@@ -113,7 +103,7 @@ def test_whenever_the_engine_is_killed_no_address_is_held_twice_lost_or_leaked(
                 engine = agent.host.engine
                 assert engine is not None
                 load.ended(agent)
-                kill_engine(engine)
+                engine.end(signal.SIGKILL)
                 load.ended(agent)
                 engine.start()
         under_load = time.monotonic() - began

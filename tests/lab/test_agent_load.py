@@ -73,11 +73,11 @@ def test_more_than_there_are(lab: Lab) -> None:
     """Of 14 the hosts have two and a foreign machine has one."""
     with two_agents(lab, 28, ["172.16.42.3"]) as (agents, station):
         done = run_at_once(agents, 8)
-        refused = [run.stderr for run in done if run.returncode]
+        surplus = [run.stderr for run in done if run.returncode]
         given = {address for agent in agents for address, _ in running(agent).values()}
-        assert given == {f"172.16.42.{n}" for n in range(4, 15)}, refused
-        assert len(refused) == 5
-        for said in refused:
+        assert given == {f"172.16.42.{n}" for n in range(4, 15)}, surplus
+        assert len(surplus) == 5
+        for said in surplus:
             [line] = [line for line in said.splitlines() if line.strip() and "--help" not in line]
             assert "no free address" in line
             assert "172.16.42.0/28" in line

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from arpipam.lab import Lab
+from arpipam.lab.asker import Asker
 from launcher.lab import NETWORK, AgentOn
 from tests.lab.agents import assert_one_holder_each, guards, last_lines, running
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from arpipam.lab import Wire
+    from arpipam.lab.engine import Engine
     from arpipam.lab.stations import Station
     from launcher.agent.views import LeaseView
 
@@ -63,19 +65,9 @@ def nothing_left(agent: AgentOn) -> bool:
     return leases == {ASIDE} and len(agent.client.status().networks) == 1
 
 
-def end_engine(agent: AgentOn, number: int) -> None:
-    """End it in that way. What it leaves behind would make the next one wait for a process that is dead."""
-    engine = agent.host.engine
-    assert engine is not None
-    assert engine.process is not None
-    engine.process.send_signal(number)
-    engine.process.wait()
-    (agent.host.directory / "exec" / "containerd" / "containerd.pid").unlink(missing_ok=True)
-
-
-def start_engine(agent: AgentOn) -> None:
+def engine_of(agent: AgentOn) -> Engine:
     assert agent.host.engine is not None
-    agent.host.engine.start()
+    return agent.host.engine
 
 
 ENDS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -88,8 +80,8 @@ def test_the_engine_is_started_again(number: int, agent: AgentOn, station: Stati
     agent.run("fixed", "--ip", "172.16.42.78")
     agent.run("plain")
     plain = agent.address("plain")
-    end_engine(agent, number)
-    start_engine(agent)
+    engine_of(agent).end(number)
+    engine_of(agent).start()
     assert set(running(agent)) == {"always", "always-fixed"}
     agent.wait(lambda: plain not in agent.leases() or agent.leases()[plain].owner != "plain", PATIENCE)
     assert agent.leases()["172.16.42.78"].state == "bound"
@@ -149,9 +141,9 @@ def test_the_engine_comes_up_before_the_agent(agent: AgentOn, station: Station) 
     """It waits for the agent, then goes on without; no pool is asked for again when the agent comes."""
     agent.run("fixed", "--ip", FIXED)
     agent.run("plain")
-    end_engine(agent, signal.SIGKILL)
+    engine_of(agent).end(signal.SIGKILL)
     agent.kill()
-    start_engine(agent)
+    engine_of(agent).start()
     agent.start()
     agent.host.docker("start", "plain", "fixed")
     agent.run("new")
@@ -159,8 +151,49 @@ def test_the_engine_comes_up_before_the_agent(agent: AgentOn, station: Station) 
     assert agent.address("fixed") == FIXED
 
 
+@pytest.fixture
+def leaving(agent: AgentOn) -> Iterator[Engine]:
+    """The engine, such that its containers outlive it (live-restore); afterwards as it was."""
+    engine = engine_of(agent)
+    engine.end()
+    engine.start("--live-restore")
+    yield engine
+    agent.clear()
+    engine.end()
+    engine.start()
+
+
+@ENDS
+def test_containers_that_outlive_the_engine_keep_their_addresses(
+    number: int, agent: AgentOn, leaving: Engine, station: Station
+) -> None:
+    agent.run("one")
+    agent.run("two", "--ip", FIXED)
+    addresses = [agent.address("one"), FIXED]
+    agent.wait(lambda: guards(agent, addresses) == {"container"})
+    shown = ("inspect", "-f", "{{.State.Pid}}", "one", "two")
+    processes = agent.host.docker(*shown).stdout
+    before = leases_of_containers(agent)
+    with Asker(station, addresses) as asker:
+        leaving.end(number)
+        leaving.start("--live-restore")
+        agent.run("new")
+        agent.wait(lambda: agent.address("new") in leases_of_containers(agent))
+    assert agent.host.docker(*shown).stdout == processes
+    after = leases_of_containers(agent)
+    for address in addresses:
+        asked, unanswered = asker.count(address)
+        assert asked
+        assert not unanswered
+        assert {mac for _, mac in asker.senders(address)} == {before[address].mac}
+        assert (after[address].created, after[address].mac) == (before[address].created, before[address].mac)
+    assert assert_one_holder_each([agent], station) == 3
+    agent.host.docker("rm", "-f", "one")
+    agent.wait(lambda: addresses[0] not in leases_of_containers(agent))
+
+
 def test_what_the_engine_tells_again_changes_nothing(agent: AgentOn, station: Station) -> None:
-    """As an engine does that left its containers running (live-restore)."""
+    """As an engine does that starts again beside its containers."""
     agent.run("one")
     agent.run("two", "--ip", FIXED)
     agent.wait(lambda: guards(agent, [agent.address("one"), FIXED]) == {"container"})
@@ -272,7 +305,10 @@ def test_a_compose_file(agent: AgentOn, station: Station, tmp_path: Path) -> Non
             assert (front["web"][0], back["db"][0]) == (FIXED, "10.8.0.20")
             there = dict([*front.values(), *back.values()])
             assert len(there) == 5
-            agent.wait(lambda: {a: lease.mac for a, lease in leases_of_containers(agent).items()} == there)
+            agent.wait(
+                lambda: {a: lease.mac for a, lease in leases_of_containers(agent).items()} == there,
+                told=lambda: f"{leases_of_containers(agent)} for {there}",
+            )
             agent.wait(lambda: guards(agent, there) == {"container"})
             for address, mac in front.values():
                 assert station.who_has(address) == {mac}

@@ -81,9 +81,7 @@ def test_an_engine_that_has_ended_is_one_line_and_leaves_nothing(tmp_path: Path)
         host = lab.host("host", lab.wire(), "172.16.42.1/24", engine=True)
         lab.start()
         assert host.engine is not None
-        assert host.engine.process is not None
-        host.engine.process.terminate()
-        host.engine.process.wait()
+        host.engine.end()
         done = host.command(RUN, "--alone", "busybox", "true", env={"ARPIPAM_STATE_DIR": str(tmp_path / "state")})
     assert_one_line(done, 125, "cannot reach the Docker engine", "is it running")
     assert not (tmp_path / "state" / "leases.db").exists()

@@ -92,9 +92,7 @@ def test_an_engine_that_removes_docker0_as_it_starts(lab: Lab, tunnel: str, *, o
     assert fabrics.unreachable(stations) == []
     engine = hosts[0].engine
     assert engine is not None
-    assert engine.process is not None
-    engine.process.terminate()
-    engine.process.wait(fabrics.LONG)
+    engine.end()
     engine.start()
     assert "docker0" not in fabrics.state(hosts[0])["links"]  # --bridge=none
     found = evidence(hosts[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import socket
@@ -292,6 +293,14 @@ def test_two_labs_at_once_do_not_disturb_each_other() -> None:
         assert hosts[1].docker("ps", "--format", "{{.Names}}").stdout == "same\n"
         assert stations[1].ping("172.16.42.1")
     assert traces(second.id) == {}
+
+
+def test_what_containerd_dumps_is_within_the_lab(lab: Lab) -> None:
+    host = lab.host("host", engine=True)
+    lab.start()
+    pid = int((host.directory / "exec/containerd/containerd.pid").read_text())
+    os.kill(pid, signal.SIGUSR1)
+    assert until(lambda: list(host.directory.glob(f"tmp/containerd.{pid}.*")))
 
 
 def test_an_error_in_the_midst_of_it_leaves_nothing() -> None:
