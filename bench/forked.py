@@ -5,6 +5,7 @@ A fault that was put into this process is in its children too.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import resource
 import time
@@ -86,6 +87,8 @@ class Worker:
 def _serve(
     pipe: Connection, namespace: Namespace, work: Callable[..., Generator[Any, Any, None]], words: tuple[Any, ...]
 ) -> None:
+    # What the harness has loaded and measured so far is not the subject's to go through (gc, "freeze").
+    gc.freeze()
     with namespace.inside():
         running = work(*words)
         try:
