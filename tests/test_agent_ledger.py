@@ -32,6 +32,10 @@ class Claim:
     lease: Lease
     state: ClaimState = ClaimState.GUARDED
 
+    @property
+    def mac(self) -> str:
+        return self.lease.mac
+
     def take_over(self) -> None:
         self.state = ClaimState.DEFENDING
 

@@ -75,6 +75,8 @@ class Network:
         self.settings = settings
         self.held: dict[IPv4Address, Held] = {}
         self._by_mac: dict[str, Held] = {}
+        self._releasing: dict[IPv4Address, asyncio.Event] = {}
+        """Addresses that are being released, and what is set when they are."""
         self.lending = Lending(self)
         self.ready = Ready(self)
         self.reserved = Reserved(self)
@@ -241,6 +243,8 @@ class Network:
             await self._come_up()
         started = time.monotonic()
         how: How = "search" if address is None else "given"
+        if address in self._releasing:  # `docker rm`, and `docker run --ip` at its heels
+            await self._releasing[address].wait()
         held = self._repeated(mac, address) or self._own(mac, address)
         if held is not None:  # nobody else decides over it from this moment
             claim, held.idle_since, held.given = held.claim, None, time.monotonic()
@@ -365,10 +369,15 @@ class Network:
         claim = held.claim
         self._forget(claim.lease.mac)
         quarantine = self.tools.config.agent.quarantine
-        if self._allocator is None:
-            await asyncio.to_thread(self.tools.leases.release, claim.lease.id, quarantine=quarantine)
-        else:
-            await asyncio.to_thread(claim.release, quarantine)
+        released = self._releasing[address] = asyncio.Event()
+        try:
+            if self._allocator is None:
+                await asyncio.to_thread(self.tools.leases.release, claim.lease.id, quarantine=quarantine)
+            else:
+                await asyncio.to_thread(claim.release, quarantine)
+        finally:
+            del self._releasing[address]
+            released.set()
         self.tell(kind, address=str(address), mac=claim.mac, owner=claim.lease.owner)
 
     def record(self, address: IPv4Address, *, mac: str, owner: str, container: str = PENDING) -> Lease | None:

@@ -1,0 +1,70 @@
+"""A network of the agent, where two things are asked of it at the same moment."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from arpipam.claim import ClaimState
+from launcher.agent.network import Held, Network
+from launcher.agent.pools import Pool
+from launcher.agent.settings import NetworkSettings
+from tests.lease_bench import MAC, address, reserved
+from tests.test_agent_ledger import OTHER, SUBNET, Claim
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+    from arpipam.leases import Lease, SqliteLeaseStore
+
+
+def test_an_address_that_is_being_released_is_looked_at_once_it_is(
+    store: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker gives it back, and wants it for another container while the disk has not yet heard of it."""
+    lease = store.hand_out(reserved(store).id, MAC, "web", "gone")
+    writing, go_on = threading.Event(), threading.Event()
+    release: Callable[..., None] = store.release
+
+    def slowly(lease_id: int, *, quarantine: float) -> None:
+        writing.set()
+        assert go_on.wait(10)
+        release(lease_id, quarantine=quarantine)
+
+    monkeypatch.setattr(store, "release", slowly)
+
+    async def search(mac: str, wanted: object) -> Claim:
+        assert wanted == lease.address
+        again = store.reserve("br0", address(7), 24, mac, "docker", rested=False)
+        assert again is not None, "it is leased on this host already"
+        return Claim(again, ClaimState.DEFENDING)
+
+    async def both() -> Lease:
+        agent = SimpleNamespace(quarantine=60.0)
+        tools = SimpleNamespace(
+            leases=store,
+            config=SimpleNamespace(agent=agent),
+            metrics=SimpleNamespace(claimed=lambda *_: None),
+            stations=lambda _: None,
+            tell=lambda _: None,
+        )
+        network = Network(Pool("br0", SUBNET), NetworkSettings(), cast("Any", tools), asyncio.get_running_loop())
+        network.opened.set()
+        network.held[lease.address] = Held(cast("Any", Claim(lease)))
+        monkeypatch.setattr(network, "_claim_for_docker", search)
+        monkeypatch.setattr(network, "_keep", lambda claim, _, lease: network.held.update({lease.address: Held(claim)}))
+        releasing = asyncio.create_task(network.release(lease.address))
+        await asyncio.to_thread(writing.wait, 10)
+        handing = asyncio.create_task(network.hand_out(OTHER, lease.address))
+        await asyncio.sleep(0.05)  # it gets as far as it can
+        go_on.set()
+        await releasing
+        return await handing
+
+    handed = asyncio.run(both())
+    assert (handed.address, handed.mac) == (lease.address, OTHER)
+    assert handed.id != lease.id
