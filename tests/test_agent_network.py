@@ -7,7 +7,10 @@ import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
+
 from arpipam.claim import ClaimState
+from arpipam.errors import LeaseError
 from launcher.agent.network import Held, Network
 from launcher.agent.pools import Pool
 from launcher.agent.settings import NetworkSettings
@@ -17,9 +20,36 @@ from tests.test_agent_ledger import OTHER, SUBNET, Claim
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
-
     from arpipam.leases import Lease, SqliteLeaseStore
+
+
+def network_of(store: SqliteLeaseStore) -> Network:
+    """A network whose link is open as far as requests can tell."""
+    tools = SimpleNamespace(
+        leases=store,
+        ledger=SimpleNamespace(attached=lambda _: None, stopped=lambda _: False),
+        config=SimpleNamespace(agent=SimpleNamespace(quarantine=60.0)),
+        metrics=SimpleNamespace(claimed=lambda *_: None),
+        stations=lambda _: None,
+        tell=lambda _: None,
+    )
+    network = Network(Pool("br0", SUBNET), NetworkSettings(), cast("Any", tools), asyncio.get_running_loop())
+    network.opened.set()
+    return network
+
+
+def test_what_could_not_be_handed_out_is_as_idle_as_before(store: SqliteLeaseStore) -> None:
+    lease = store.hand_out(reserved(store).id, MAC, "web", "gone")
+    store.release(lease.id)  # behind the agent's back
+
+    async def once() -> None:
+        network = network_of(store)
+        held = network.held[lease.address] = Held(cast("Any", Claim(lease)), idle_since=5.0)
+        with pytest.raises(LeaseError, match="given back"):
+            await network.hand_out(OTHER, lease.address)
+        assert held.idle_since == 5.0
+
+    asyncio.run(once())
 
 
 def test_an_address_that_is_being_released_is_looked_at_once_it_is(
@@ -44,16 +74,7 @@ def test_an_address_that_is_being_released_is_looked_at_once_it_is(
         return Claim(again, ClaimState.DEFENDING)
 
     async def both() -> Lease:
-        agent = SimpleNamespace(quarantine=60.0)
-        tools = SimpleNamespace(
-            leases=store,
-            config=SimpleNamespace(agent=agent),
-            metrics=SimpleNamespace(claimed=lambda *_: None),
-            stations=lambda _: None,
-            tell=lambda _: None,
-        )
-        network = Network(Pool("br0", SUBNET), NetworkSettings(), cast("Any", tools), asyncio.get_running_loop())
-        network.opened.set()
+        network = network_of(store)
         network.held[lease.address] = Held(cast("Any", Claim(lease)))
         monkeypatch.setattr(network, "_claim_for_docker", search)
         monkeypatch.setattr(network, "_keep", lambda claim, _, lease: network.held.update({lease.address: Held(claim)}))

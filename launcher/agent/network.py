@@ -246,8 +246,10 @@ class Network:
         if address in self._releasing:  # `docker rm`, and `docker run --ip` at its heels
             await self._releasing[address].wait()
         held = self._repeated(mac, address) or self._own(mac, address)
+        idle_since = None
         if held is not None:  # nobody else decides over it from this moment
-            claim, held.idle_since, held.given = held.claim, None, time.monotonic()
+            idle_since, held.idle_since, held.given = held.idle_since, None, time.monotonic()
+            claim = held.claim
         elif address is None and (taken := await self.ready.take()) is not None:
             claim, how = taken, "ready"
         elif address is not None and (taken := self.lending.to(mac, address) or await self.ready.take({int(address)})):
@@ -260,7 +262,9 @@ class Network:
                 owner, container = claim.lease.owner, claim.lease.container or PENDING
             lease = await asyncio.to_thread(self.tools.leases.hand_out, claim.lease.id, mac, owner, container)
         except BaseException:
-            if held is None and address not in self.lending:
+            if held is not None:
+                held.idle_since = idle_since
+            elif address not in self.lending:
                 await asyncio.to_thread(claim.release, self.tools.config.agent.quarantine)
             raise
         self._keep(claim, POLICIES[self.settings.policy], lease)
