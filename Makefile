@@ -33,7 +33,7 @@ lint: install
 	$(BIN)/mypy
 
 demo: install
-	$(BIN)/python -m launcher.demo
+	$(BIN)/python -m launcher.lab.demo
 
 # Nine scenarios beside their peers: bench-out/report.md, results.json and plots. `make bench BENCH=…`
 # takes names of scenarios, --quick (three minutes) and --out.

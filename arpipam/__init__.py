@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from arpipam.aio import AsyncAllocator
     from arpipam.allocator import Allocator
-    from arpipam.async_allocator import AsyncAllocator
     from arpipam.claim import Claim, ClaimState
     from arpipam.errors import (
         AddressInUseError,
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
         PoolExhaustedError,
         UnknownError,
     )
-    from arpipam.leases import Lease, LeaseStore, SqliteLeaseStore
-    from arpipam.pool import Pool
+    from arpipam.leases.sqlite import Lease, LeaseStore, SqliteLeaseStore
+    from arpipam.protocol.pool import Pool
+    from arpipam.protocol.probing import Verdict
+    from arpipam.protocol.timing import ADAPTIVE, LAN, RFC5227, Timing
     from arpipam.results import Found, Probed, Station
-    from arpipam.timing import ADAPTIVE, LAN, RFC5227, Timing
-    from arpipam.trial import Verdict
 
 __all__ = [
     "ADAPTIVE",
@@ -56,18 +56,18 @@ __all__ = [
 ]
 
 _HOMES = {
+    "aio": ("AsyncAllocator",),
     "allocator": ("Allocator",),
-    "async_allocator": ("AsyncAllocator",),
     "claim": ("Claim", "ClaimState"),
     "errors": (
         *("AddressInUseError", "ArpipamError", "InputError", "LeaseError", "LinkError", "PoolExhaustedError"),
         "UnknownError",
     ),
-    "leases": ("Lease", "LeaseStore", "SqliteLeaseStore"),
-    "pool": ("Pool",),
+    "leases.sqlite": ("Lease", "LeaseStore", "SqliteLeaseStore"),
+    "protocol.pool": ("Pool",),
+    "protocol.probing": ("Verdict",),
+    "protocol.timing": ("ADAPTIVE", "LAN", "RFC5227", "Timing"),
     "results": ("Found", "Probed", "Station"),
-    "timing": ("ADAPTIVE", "LAN", "RFC5227", "Timing"),
-    "trial": ("Verdict",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -15,36 +15,36 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from arpipam import arp
-from arpipam.acd import Acd
-from arpipam.check import Check
 from arpipam.claim import Claim
-from arpipam.demands import LAST_WITH_CANARY, Demands, parse_address
-from arpipam.driver import Driver
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, UnknownError
-from arpipam.evidence import Evidence
-from arpipam.leases import SqliteLeaseStore
-from arpipam.leases import State as LeaseState
-from arpipam.link import Link
-from arpipam.pool import Pool
+from arpipam.leases.sqlite import SqliteLeaseStore
+from arpipam.leases.sqlite import State as LeaseState
+from arpipam.link.loop import Driver
+from arpipam.link.socket import Link
+from arpipam.options import LAST_WITH_CANARY, Demands, parse_address
+from arpipam.protocol import arp
+from arpipam.protocol.acd import Acd
+from arpipam.protocol.first_free import Search
+from arpipam.protocol.pool import Pool
+from arpipam.protocol.probing import NO_WITNESS, Outcome, Verdict
+from arpipam.protocol.scan import Scan
+from arpipam.protocol.search import Company
+from arpipam.protocol.timing import BUDGET, MISS_PROBABILITY, RATE
+from arpipam.protocol.verdicts import Check
+from arpipam.protocol.witnesses import Evidence
 from arpipam.results import Found, Probed, Station
-from arpipam.scan import Scan
-from arpipam.search import Search
-from arpipam.seeker import Company
-from arpipam.timing import BUDGET, MISS_PROBABILITY, RATE
-from arpipam.trial import NO_WITNESS, Outcome, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from ipaddress import IPv4Network
     from types import TracebackType
 
-    from arpipam.jobs import Job
-    from arpipam.leases import Lease
-    from arpipam.pool import Order
-    from arpipam.search import FreeAddress
-    from arpipam.survey import Answer
-    from arpipam.timing import Timing
+    from arpipam.leases.sqlite import Lease
+    from arpipam.link.jobs import Job
+    from arpipam.protocol.first_free import FreeAddress
+    from arpipam.protocol.pool import Order
+    from arpipam.protocol.survey import Answer
+    from arpipam.protocol.timing import Timing
 
 T = TypeVar("T")
 

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
-from arpipam import arp
-from arpipam.acd import State
-from arpipam.leases import State as LeaseState
+from arpipam.leases.sqlite import State as LeaseState
+from arpipam.protocol import arp
+from arpipam.protocol.acd import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from ipaddress import IPv4Address
     from types import TracebackType
 
-    from arpipam.acd import Acd, Policy
-    from arpipam.arp import ArpPacket
-    from arpipam.driver import Driver
-    from arpipam.leases import Lease, LeaseStore
-    from arpipam.outbox import Outbox
+    from arpipam.leases.sqlite import Lease, LeaseStore
+    from arpipam.link.loop import Driver
+    from arpipam.protocol.acd import Acd, Policy
+    from arpipam.protocol.arp import ArpPacket
+    from arpipam.protocol.outbox import Outbox
     from arpipam.results import Found
 
 _HELD = (State.ANNOUNCING, State.DEFENDING, State.GUARDING)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from arpipam import arp
+from arpipam.protocol import arp
 
 if TYPE_CHECKING:
-    from arpipam.survey import Answer
-    from arpipam.trial import Outcome, Verdict
+    from arpipam.protocol.probing import Outcome, Verdict
+    from arpipam.protocol.survey import Answer
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arpipam import arp
-from arpipam.seeker import Company
-from arpipam.simulation import Claimer, Concern, Faults, Station, VirtualLink
-from arpipam.terms import Terms
+from arpipam.lab.simulation import Claimer, Concern, Faults, Station, VirtualLink
+from arpipam.protocol import arp
+from arpipam.protocol.parameters import Terms
+from arpipam.protocol.search import Company
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from arpipam.arp import ArpPacket
+    from arpipam.protocol.arp import ArpPacket
     from bench.harness import Values
 
 NET = 0x0A00_0000

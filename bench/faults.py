@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
-from arpipam.acd import Acd, Input
-from arpipam.evidence import Evidence
-from arpipam.seeker import Seeker
-from arpipam.trial import Trial
+from arpipam.protocol.acd import Acd, Input
+from arpipam.protocol.probing import Trial
+from arpipam.protocol.search import Seeker
+from arpipam.protocol.witnesses import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from arpipam.arp import ArpPacket
+    from arpipam.protocol.arp import ArpPacket
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Self
 
-from arpipam import arp
+from arpipam.protocol import arp
 
 if TYPE_CHECKING:
     from arpipam.lab.stations import Station

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from arpipam.acd import TRANSITIONS, Policy, State
+from arpipam.protocol.acd import TRANSITIONS, Policy, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 HEAD = """\
 # One address: the RFC 5227 state machine
 
-This file is drawn from `arpipam.acd.TRANSITIONS` by `python docs/draw_acd.py > docs/acd.md`; do not edit it. What is
-not in the table is a fault of the caller: it raises `IllegalTransition` and changes nothing.
+This file is drawn from `arpipam.protocol.acd.TRANSITIONS` by `python docs/draw_acd.py > docs/acd.md`; do not edit
+it. What is not in the table is a fault of the caller: it raises `IllegalTransition` and changes nothing.
 """
 
 NOTES = """\

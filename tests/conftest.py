@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from arpipam.leases import SqliteLeaseStore
-from launcher.agent.client import AgentClient
-from tests import agent_client_bench, link_spaces
-from tests.agent_client_bench import ClaimWish
-from tests.lease_bench import Clock
+from arpipam.leases.sqlite import SqliteLeaseStore
+from launcher.agent.client.client import AgentClient
+from tests.support import agent_client, link_spaces
+from tests.support.agent_client import ClaimWish
+from tests.support.leases import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from launcher.agent.remote import RemoteClaim
-    from tests.agent_client_bench import FakeAgent
-    from tests.link_spaces import Space
+    from launcher.agent.client.remote_claim import RemoteClaim
+    from tests.support.agent_client import FakeAgent
+    from tests.support.link_spaces import Space
 
 
 # The lease store.
@@ -89,7 +89,7 @@ def bridged(here: Space, there: Space, wire: None) -> None:  # noqa: ARG001 - th
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[FakeAgent]:
-    with agent_client_bench.serving(tmp_path / "agent.sock") as agent:
+    with agent_client.serving(tmp_path / "agent.sock") as agent:
         yield agent
 
 

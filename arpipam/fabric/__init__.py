@@ -6,7 +6,7 @@ print(site.plan().lines)
 site.up()
 """
 
-from arpipam.fabric.converge import Site
-from arpipam.fabric.declared import Fabric, Host, load, parse
+from arpipam.fabric.apply import Site
+from arpipam.fabric.config import Fabric, Host, load, parse
 
 __all__ = ["Fabric", "Host", "Site", "load", "parse"]

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 
 from icmplib import ICMPLibError, multiping
 
-from arpipam import arp
-from arpipam.driver import Driver
 from arpipam.errors import ArpipamError, LinkError
-from arpipam.fabric.look import Look
 from arpipam.fabric.planner import UNDERLAY_BRIDGE, plan
 from arpipam.fabric.sightings import Sightings
 from arpipam.fabric.steps import OVS, Step
-from arpipam.link import Link
-from arpipam.timing import RATE
+from arpipam.fabric.survey_task import Look
+from arpipam.link.loop import Driver
+from arpipam.link.socket import Link
+from arpipam.protocol import arp
+from arpipam.protocol.timing import RATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from arpipam.fabric.converge import Site
-    from arpipam.fabric.declared import Host
+    from arpipam.fabric.apply import Site
+    from arpipam.fabric.config import Host
     from arpipam.fabric.observed import Observed
     from arpipam.fabric.ovsdb import Database
     from arpipam.fabric.planner import Plan

@@ -14,7 +14,7 @@ from pyroute2 import Ethtool, IPRoute, NetlinkError
 from arpipam.errors import LinkError
 from arpipam.fabric.observed import Kernel, Link
 from arpipam.fabric.steps import GROUP, AddLink, Address, DelLink, Replica, Route, SetLink
-from arpipam.netlink import dump
+from arpipam.link.netlink import dump
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

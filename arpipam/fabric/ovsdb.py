@@ -17,7 +17,7 @@ import ovs.poller
 from ovs.unixctl.client import UnixctlClient
 
 from arpipam.errors import LinkError
-from arpipam.fabric.declared import DEFAULT_OVSDB
+from arpipam.fabric.config import DEFAULT_OVSDB
 from arpipam.fabric.observed import OpenVSwitch, OvsBridgeState, Port
 from arpipam.fabric.steps import MARK, OvsBridge, OvsPort, OvsSet
 

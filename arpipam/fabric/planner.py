@@ -11,7 +11,7 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from arpipam.errors import LinkError
-from arpipam.fabric.declared import OVERHEAD
+from arpipam.fabric.config import OVERHEAD
 from arpipam.fabric.steps import (
     AddLink,
     Address,
@@ -28,7 +28,7 @@ from arpipam.fabric.steps import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from arpipam.fabric.declared import Fabric, Host
+    from arpipam.fabric.config import Fabric, Host
     from arpipam.fabric.observed import Link, Observed, OpenVSwitch, Port
 
 UNDERLAY_BRIDGE = "br-phy"

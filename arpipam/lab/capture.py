@@ -8,8 +8,8 @@ import struct
 import time
 from typing import TYPE_CHECKING, Self
 
-from arpipam import arp
-from arpipam.arp import ArpPacket
+from arpipam.protocol import arp
+from arpipam.protocol.arp import ArpPacket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

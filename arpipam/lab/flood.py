@@ -10,8 +10,8 @@ import socket
 import sys
 import time
 
-from arpipam import arp
-from arpipam.arp import ArpPacket
+from arpipam.protocol import arp
+from arpipam.protocol.arp import ArpPacket
 
 
 def flood(seconds: float, rate: int, kind: str) -> int:

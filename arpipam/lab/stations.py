@@ -15,9 +15,9 @@ from collections import Counter
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from arpipam import arp
-from arpipam.arp import ArpPacket
 from arpipam.lab.capture import who_has
+from arpipam.protocol import arp
+from arpipam.protocol.arp import ArpPacket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,14 +16,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from arpipam import arp
 from arpipam.lab import Lab
-from arpipam.leases import SqliteLeaseStore
+from arpipam.leases.sqlite import SqliteLeaseStore
+from arpipam.protocol import arp
 from bench import stats
 from bench.harness import Case, Plot, Scenario, Stopwatch
 from bench.owners import Owners, mac_of
 from bench.results import Finding, Metric
-from launcher.lab import AgentOn
+from launcher.lab.agents import AgentOn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -9,9 +9,9 @@ import time
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
-from arpipam import arp
-from arpipam.arp import ArpPacket
 from arpipam.lab import Lab
+from arpipam.protocol import arp
+from arpipam.protocol.arp import ArpPacket
 from bench.harness import Case, Plot, Scenario, nothing
 from bench.results import Metric
 

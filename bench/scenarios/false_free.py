@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arpipam import Allocator, Verdict
 from arpipam.lab import Lab
-from arpipam.timing import MISS_PROBABILITY
+from arpipam.protocol.timing import MISS_PROBABILITY
 from bench import forked, peers, stats
 from bench.harness import Case, Plot, Scenario, Stopwatch
 from bench.network import answer_for

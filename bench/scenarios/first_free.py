@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from arpipam import Allocator
 from arpipam.lab import Lab
-from arpipam.search import LARGEST_WINDOW, WINDOW
-from arpipam.timing import RATE
+from arpipam.protocol.first_free import LARGEST_WINDOW, WINDOW
+from arpipam.protocol.timing import RATE
 from bench import peers
 from bench.harness import Case, Plot, Scenario, Stopwatch, nothing
 from bench.network import Used, room, used_network
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from arpipam.search import Search
+    from arpipam.protocol.first_free import Search
     from bench.harness import Taken, Values
     from bench.results import Outcome
 

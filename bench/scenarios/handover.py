@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from arpipam.lab import Lab
-from arpipam.lab.asker import Asker
+from arpipam.lab.availability import Asker
 from bench import forked, peers
 from bench.harness import Case, Plot, Scenario
 from bench.results import Finding, Metric
-from launcher import run as arpipam_run
+from launcher.commands import run as arpipam_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from arpipam.lab import Lab
 from bench.harness import Case, Plot, Scenario, Stopwatch
 from bench.results import Finding, Metric
-from launcher.lab import NETWORK, AgentOn
+from launcher.lab.agents import NETWORK, AgentOn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -12,34 +12,34 @@ from importlib.metadata import version
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any
 
-from arpipam import netlink
 from arpipam.errors import ArpipamError, InputError
 from arpipam.fabric import Site
 from arpipam.fabric import load as load_fabric
-from arpipam.leases import SqliteLeaseStore, State
-from arpipam.stations import Stations, StationStore
-from arpipam.trial import NO_WITNESS
-from launcher.agent import ready
+from arpipam.leases.sqlite import SqliteLeaseStore, State
+from arpipam.link import netlink
+from arpipam.protocol.probing import NO_WITNESS
+from launcher.agent.comparison import Ledger
 from launcher.agent.conflicts import Conflicts
-from launcher.agent.docker_ipam import AddressRequest, Kind, PoolRequest
-from launcher.agent.engine_watch import EngineWatch
-from launcher.agent.ledger import Ledger
-from launcher.agent.lent import AgentClaim, ClaimWish
+from launcher.agent.contract import Event, LeaseView, StationView, Status
 from launcher.agent.log import logger
+from launcher.agent.memory import Stations, StationStore
 from launcher.agent.metrics import Metrics
-from launcher.agent.network import Network
+from launcher.agent.network import ready
+from launcher.agent.network.lending import AgentClaim, ClaimWish
+from launcher.agent.network.network import Network
+from launcher.agent.network.shared import Tools
 from launcher.agent.pools import Pool, PoolStore
-from launcher.agent.tell import lease_view, network_view
-from launcher.agent.tools import Tools
-from launcher.agent.views import Event, LeaseView, StationView, Status
+from launcher.agent.report import lease_view, network_view
+from launcher.agent.server.docker_ipam import AddressRequest, Kind, PoolRequest
+from launcher.engine.watch import EngineWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Mapping
     from pathlib import Path
 
-    from launcher.agent.config import Config
-    from launcher.agent.settings import NetworkSettings
-    from launcher.engine import View
+    from launcher.agent.config.file import Config
+    from launcher.agent.config.keys import NetworkSettings
+    from launcher.engine.engine import View
 
 OPENING = 5.0  # s that a new network gets to open its link, before Docker is told that it cannot be made
 NO_WITNESS_FOR_DOCKER = (

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from arpipam.errors import ArpipamError
-from launcher.agent.views import Event
+from launcher.agent.contract import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from arpipam.claim import Conflict
-    from launcher.agent.network import Held, Network
-    from launcher.agent.tools import Tools
+    from launcher.agent.network.network import Held, Network
+    from launcher.agent.network.shared import Tools
 
 TOLD_EVERY = 10.0  # s: the same conflict is told again after so long, as RFC 5227's DEFEND_INTERVAL
 DECIDE = 1.0  # s that another host's agent gets to say since when it has the address, before we move

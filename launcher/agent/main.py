@@ -12,16 +12,16 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 from arpipam.errors import ArpipamError
-from launcher.agent import config as configuration
 from launcher.agent import log
 from launcher.agent.agent import Agent
-from launcher.agent.server import Server
+from launcher.agent.config import file as configuration
+from launcher.agent.server.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from launcher.agent.config import Config
+    from launcher.agent.config.file import Config
 
 NICE = -15  # as other daemons that answer for the network: an answer that comes late is none
 SWITCH = 0.001  # s that one of our threads may keep the others waiting

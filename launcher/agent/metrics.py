@@ -13,15 +13,15 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from arpipam.errors import InputError
-from arpipam.trial import Verdict
+from arpipam.protocol.probing import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from prometheus_client.metrics_core import Metric
 
-    from launcher.agent.config import Endpoint
-    from launcher.agent.views import NetworkView, Status
+    from launcher.agent.config.file import Endpoint
+    from launcher.agent.contract import NetworkView, Status
 
 How = Literal["ready", "search", "given"]
 """Where a claimed address came from: it was kept ready, it was searched for, or the user named it."""

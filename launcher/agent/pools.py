@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
-from arpipam.database import Database
 from arpipam.errors import InputError, LeaseError
+from arpipam.leases.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,9 +14,9 @@ import pytest
 
 from arpipam import Allocator, ArpipamError
 from arpipam.lab import CLIENTS, Lab, cleanup
-from tests.lab.lans import OWN, Lan, Opener, fresh, make_lan
-from tests.lab.launchers import FOREIGN, launching
-from tests.lab.tools import using
+from tests.support.lans import OWN, Lan, Opener, fresh, make_lan
+from tests.support.launchers import FOREIGN, launching
+from tests.support.tools import using
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from arpipam import Claim
     from arpipam.lab import Host, Namespace, Wire
-    from tests.lab.launchers import Launcher
-    from tests.lab.tools import Tool
+    from tests.support.launchers import Launcher
+    from tests.support.tools import Tool
 
 _FORK = multiprocessing.get_context("fork")  # what is loaded already need not be loaded 64 times
 _PATIENCE = 120

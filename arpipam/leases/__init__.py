@@ -1,0 +1,1 @@
+"""Leases: the durable record of claims."""

@@ -1,0 +1,129 @@
+"""Whether the stations that must answer do so, asked for as long as a link is open.
+
+A protocol object without IO, driven like a search (see seeker.py), but it never ends. A station is asked once in a
+beat, at the MAC that it was heard under last (RFC 1122, 2.3.2.1, the unicast poll), by broadcast while it is silent;
+any ARP packet from it counts as life.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from arpipam.protocol import arp
+from arpipam.protocol.outbox import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from arpipam.protocol.arp import ArpPacket
+
+BEAT = 1.0
+"""Seconds from one question to the next."""
+PATIENCE = 3
+"""A station is silent after so many beats without an answer, ..."""
+_REMEMBERED = 60
+"""Beats of which the loss is told."""
+_SMOOTHING = 1 / 8
+
+
+class _Station:
+    def __init__(self, now: float) -> None:
+        self.mac: bytes | None = None
+        self.heard = now
+        self.missed = 0  # in doubt it is there: a search asks for itself
+        self.asked: float | None = None
+        self.answered: deque[bool] = deque(maxlen=_REMEMBERED)
+
+
+class Pulse:
+    """The stations `witnesses`, asked from `mac` and `own_address` (0: by probes).
+
+    `on_change(silent)` is called on the driver's thread with all that are silent, whenever that has changed.
+    """
+
+    interest = None
+    """Everything: whatever a station sends shows that it is there."""
+
+    def __init__(
+        self,
+        witnesses: Iterable[int],
+        mac: bytes,
+        own_address: int,
+        *,
+        now: float,
+        on_change: Callable[[tuple[int, ...]], None],
+    ) -> None:
+        self.done = False
+        self.round_trip: float | None = None
+        """Smoothed, seconds."""
+        self.silent: tuple[int, ...] = ()
+        self.deadline: float | None = now
+        self._stations = {address: _Station(now) for address in witnesses}
+        self._mac = mac
+        self._own_address = own_address
+        self._on_change = on_change
+        self._outbox = Outbox()
+
+    def heard_since(self, at: float) -> bool:
+        """Whether all stations have been heard after that time, seconds on the link's clock; from any thread."""
+        return all(station.heard > at for station in self._stations.values())
+
+    def loss(self) -> float | None:
+        """The share of the questions of the last minute that stayed unanswered; None before the first."""
+        told = [answered for station in self._stations.values() for answered in station.answered]
+        return told.count(False) / len(told) if told else None
+
+    def outboxes(self) -> Iterator[Outbox]:
+        """The frames that wait to leave."""
+        yield self._outbox
+
+    def receive(self, packet: ArpPacket, now: float) -> None:
+        """Take in a packet from the link."""
+        station = self._stations.get(packet.sender_ip)
+        if station is None:
+            return
+        if packet.operation == arp.REPLY and packet.target_mac == self._mac and station.asked is not None:
+            sample, station.asked = now - station.asked, None
+            self.round_trip = (
+                sample if self.round_trip is None else self.round_trip * (1 - _SMOOTHING) + sample * (_SMOOTHING)
+            )
+            station.answered.append(True)
+        station.mac, station.heard, station.missed = packet.sender_mac, now, 0
+        if packet.sender_ip in self.silent:
+            self._look()
+
+    def overflow(self, dropped: int, now: float) -> None:
+        """Frames were dropped: the next beats will tell."""
+
+    def advance(self, now: float) -> None:
+        """Ask everybody, if a beat is over."""
+        if self.deadline is None or now < self.deadline:
+            return
+        self.deadline = now + BEAT
+        self._outbox.clear()
+        for station in self._stations.values():
+            if station.asked is not None:
+                station.answered.append(False)
+                station.missed += station.heard < station.asked  # time alone says nothing: we may have been asleep
+            station.asked = None
+        self._look()
+        for address, station in self._stations.items():
+            self._outbox.put(self._question(address, station), partial(self._asked, station))
+
+    def _question(self, address: int, station: _Station) -> bytes:
+        if not self._own_address:
+            return arp.probe(self._mac, address)
+        at = station.mac if station.mac is not None and address not in self.silent else arp.BROADCAST
+        return arp.encode(arp.ArpPacket(arp.REQUEST, self._mac, self._own_address, arp.NO_MAC, address, self._mac, at))
+
+    @staticmethod
+    def _asked(station: _Station, now: float) -> None:
+        station.asked = now
+
+    def _look(self) -> None:
+        silent = tuple(address for address, station in self._stations.items() if station.missed >= PATIENCE)
+        if silent != self.silent:
+            self.silent = silent
+            self._on_change(silent)

@@ -1,0 +1,46 @@
+"""What a search is told of its link, and the terms that its verdicts have to meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from arpipam.protocol.timing import ADAPTIVE, BUDGET, MISS_PROBABILITY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from arpipam.protocol.timing import Timing
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Facts about the link and this host, and the demands of the caller. Addresses are integers, times seconds."""
+
+    own_mac: bytes
+    """The interface's MAC, and ..."""
+    own_address: int = 0
+    """... its address in the subnet; 0 where it has none. Surveys are sent from these."""
+    timing: Timing = ADAPTIVE
+    confirm: Timing | None = None
+    """What was found free is probed once more by this timing before it counts."""
+    miss_probability: float = MISS_PROBABILITY
+    budget: float = BUDGET
+    alone: bool = False
+    """There is no other station: silence needs no witness."""
+    witnesses: tuple[int, ...] = ()
+    """Stations that must answer."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """What the witnesses are called, where they have names."""
+    neighbours: tuple[int, ...] = ()
+    """Stations that are probably there; whoever of them answers is a witness."""
+    canary: int | None = None
+    """An address of this link that no station can have."""
+    local_addresses: frozenset[int] = frozenset()
+    """This host's own, which do not answer on their own link."""
+    local_macs: frozenset[bytes] = frozenset()
+
+    @property
+    def longest_trial(self) -> float:
+        """Seconds for the probing of one address: what a fixed timing takes, and the budget on top of it."""
+        return self.budget + self.timing.longest

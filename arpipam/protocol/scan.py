@@ -1,0 +1,105 @@
+"""Who is on the link: a survey of a whole subnet, round after round, until one finds nobody new.
+
+The rounds follow each other at the pace of the timing's probes, and only after the second is there a wait, as long as
+that of a search after its last probe: twice the slowest round trip that was seen, within the timing's bounds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from arpipam.protocol import arp
+from arpipam.protocol.outbox import Outbox
+from arpipam.protocol.probing import Canary, dotted
+from arpipam.protocol.survey import Survey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from arpipam.protocol.arp import ArpPacket
+    from arpipam.protocol.parameters import Terms
+    from arpipam.protocol.survey import Answer
+
+LEAST_ROUNDS = 2
+MOST_ROUNDS = 8
+
+
+class Scan:
+    """Asks every address, and those that stay silent at least once more, until a round brings no answer."""
+
+    def __init__(
+        self,
+        addresses: Iterable[int],
+        terms: Terms,
+        *,
+        now: float,
+        on_station: Callable[[int, Answer], None] | None = None,
+    ) -> None:
+        self.done = False
+        self.error: None = None
+        self.survey = Survey(terms.own_mac, terms.own_address, rounds=MOST_ROUNDS, on_answer=self._heard)
+        self.rounds = 1
+        self.dropped = 0
+        self._canary = Canary(terms.canary)
+        self._witnesses, self._names = terms.witnesses, terms.names
+        self._outbox = Outbox()
+        if terms.canary is not None and terms.own_address:
+            self._outbox.put(arp.request(terms.own_mac, terms.own_address, terms.canary))
+        self._known = 0
+        self._timing = terms.timing
+        self._slowest = 0.0
+        self._told = on_station
+        self.survey.add((address for address in addresses if address not in terms.local_addresses), now)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `advance` wants to be called; None: when the frames have left."""
+        if self.done or self.survey:
+            return None
+        timing = self._timing
+        if self.rounds < LEAST_ROUNDS and self.survey.silent:
+            return self.survey.last_sent + timing.probe_min
+        return self.survey.last_sent + max(timing.announce_wait, min(2 * self._slowest, timing.probe_max))
+
+    @property
+    def interest(self) -> None:
+        """Everything: whoever sends is a station."""
+
+    def outboxes(self) -> Iterator[Outbox | Survey]:
+        """The frames that wait to leave."""
+        yield self._outbox
+        yield self.survey
+
+    def receive(self, packet: ArpPacket, now: float) -> None:
+        """Take in a packet from the link."""
+        self._canary.receive(packet)
+        self.survey.receive(packet, now)
+
+    def _heard(self, address: int, answer: Answer) -> None:
+        if answer.round_trip is not None and answer.round_trip > self._slowest:
+            self._slowest = answer.round_trip
+        if self._told is not None:
+            self._told(address, answer)
+
+    def doubt(self) -> str:
+        """Why the list of stations means nothing; empty where it does."""
+        if silent := [witness for witness in self._witnesses if witness in self.survey.silent]:
+            who = dotted(silent, self._names)
+            return f"no answer from witness {who}: what is behind it is missing here; bring it back"
+        return self._canary.doubt()
+
+    def overflow(self, dropped: int, now: float) -> None:  # noqa: ARG002 - the next round asks again
+        """The kernel dropped frames; the next round asks the silent again."""
+        self.dropped += dropped
+
+    def advance(self, now: float) -> None:
+        """Go on to the next round, or end."""
+        if self.deadline is None or now < self.deadline:
+            return
+        news = len(self.survey.answers) - self._known
+        self._known += news
+        if (self.rounds >= LEAST_ROUNDS and not news) or self.rounds == MOST_ROUNDS or not self.survey.silent:
+            self.done = True
+        else:
+            self.rounds += 1
+            self.survey.ask_again(now)

@@ -1,0 +1,234 @@
+"""What every search does: a survey, the witnesses and the canary in it, then RFC 5227 probes for what is chosen.
+
+A protocol object without IO: it is given packets (`receive`) and the time (`advance`), has frames to send (`outboxes`),
+says when it wants to be called (`deadline`), and is `done` at the end. Whoever drives it hands over everything that
+arrived before `now` first, and then calls `advance(now)`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from arpipam.errors import ArpipamError, UnknownError
+from arpipam.protocol import arp
+from arpipam.protocol.control import Control
+from arpipam.protocol.interest import Interest
+from arpipam.protocol.outbox import Outbox
+from arpipam.protocol.probing import NO_WITNESS, Canary, Trial
+from arpipam.protocol.survey import Answer, Recent, Survey
+from arpipam.protocol.witnesses import Evidence
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable, Iterator
+
+    from arpipam.protocol.arp import ArpPacket
+    from arpipam.protocol.parameters import Terms
+    from arpipam.protocol.timing import Timing
+
+WITNESS_HUNT = 1024
+"""Addresses that are surveyed at most for the sake of finding one station that answers, ..."""
+HUNT_WINDOW = 256
+"""... so many at a time, ..."""
+SMALL_WINDOW = 4
+"""... or so many where the interface has no address, so that surveys are probes."""
+SURVEY_ROUNDS = 2
+"""How often a silent address is asked for in all; the later rounds go out beside the probes."""
+_LONGEST_LISTENING = 0.1
+
+
+class Company:
+    """What the searches on one link share while they run: the control experiment, and what their surveys asked."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.control = Control(terms.longest_trial)
+        self.recent = Recent()
+
+
+class Seeker:
+    """The common part of `Search` and `Check`: surveys, then a `Trial` as `_choose` decides.
+
+    Where no witness is named, stations of the link are looked for first, among `others` (addresses of the same subnet).
+    """
+
+    def __init__(
+        self,
+        mac: bytes,
+        terms: Terms,
+        *,
+        rng: random.Random,
+        now: float,
+        others: Iterable[int] = (),
+        company: Company | None = None,
+    ) -> None:
+        self.mac = mac
+        """The MAC that will own the address: probes are sent from it."""
+        self.terms = terms
+        self.done = False
+        self.error: ArpipamError | None = None
+        """Why there is no outcome, once `done`."""
+        self.started = now
+        self.canary = Canary(terms.canary)
+        company = Company(terms) if company is None else company
+        self.evidence = Evidence(
+            terms.timing,
+            bound=terms.miss_probability,
+            required=terms.witnesses,
+            alone=terms.alone,
+            mac=mac,
+            control=company.control,
+        )
+        self.trial: Trial | None = None
+        self._rng = rng
+        self._others = islice(others, WITNESS_HUNT)
+        # Where the interface has no address its requests are probes, which contend with others': ask once.
+        rounds = SURVEY_ROUNDS if terms.own_address else 1
+        company.control.join(now)
+        self.survey = Survey(
+            terms.own_mac, terms.own_address, rounds=rounds, on_answer=self._answered, recent=company.recent
+        )
+        self._outbox = Outbox()
+        self._span: tuple[int, int] | None = None
+        """From the first to the last of the addresses that may be chosen; in between may be others."""
+        self._interest = Interest()
+        self._interest_of: tuple[Trial | None, tuple[int, int] | None] | None = None
+        self._pause_until: float | None = None
+        self._listening_since = now
+        self.survey.add((n for n in terms.neighbours if n not in terms.witnesses), now)
+        self._ask_witnesses()
+
+    @property
+    def deadline(self) -> float | None:
+        """When `advance` wants to be called; None: when the frames have left."""
+        if self.done:
+            return None
+        if self._pause_until is not None:
+            return self._pause_until
+        if self.trial is not None:
+            return self.trial.deadline
+        if self._outbox or self.survey:
+            return None
+        return max(self.survey.last_sent, self._listening_since) + self._listen()
+
+    @property
+    def interest(self) -> Interest | None:
+        """Which packets it has a use for."""
+        if self._interest_of != (self.trial, self._span):  # asked at every turn, and seldom another
+            tried = () if self.trial is None else self.trial.acds
+            ours = frozenset((self.mac, self.terms.own_mac))
+            canary = frozenset(() if self.canary.address is None else (self.canary.address,))
+            self._interest = Interest(frozenset(tried), ours, self._span, canary)
+            self._interest_of = self.trial, self._span
+        return self._interest
+
+    def outboxes(self) -> Iterator[Outbox | Survey]:
+        """The frames that wait to leave, the urgent ones first."""
+        if self.trial is not None:
+            yield from self.trial.outboxes()
+        yield self._outbox
+        yield self.survey
+
+    def receive(self, packet: ArpPacket, now: float) -> None:
+        """Take in a packet from the link."""
+        if packet.sender_mac == self.mac:
+            return
+        if packet.sender_ip != arp.UNSPECIFIED:  # a probe shows no station; when many search, most packets are probes
+            self.canary.receive(packet)
+            self.survey.receive(packet, now)
+        if self.trial is not None:
+            self.trial.receive(packet, now)
+        elif packet.operation == arp.REPLY and packet.target_mac == self.mac:
+            self.evidence.heard(packet.sender_ip, now)
+
+    def overflow(self, dropped: int, now: float) -> None:
+        """The kernel dropped that many frames: what seemed silent may not have been."""
+        if self.trial is not None:
+            self.trial.overflow(dropped, now)
+
+    def advance(self, now: float) -> None:
+        """Go on, if something is due by now."""
+        deadline = self.deadline
+        if self.done or deadline is None or now < deadline:
+            return
+        if self._pause_until is not None:
+            self._pause_until = None
+            self._resume(now)
+        elif self.trial is None:
+            self._choose(now)
+        else:
+            rounds = self.trial.rounds
+            self.trial.advance(now)
+            if self.trial.rounds > rounds:
+                self.survey.ask_again(now)
+            if self.trial.done:
+                trial, self.trial = self.trial, None
+                self._tried(trial, now)
+
+    def _resume(self, now: float) -> None:
+        """A pause is over."""
+        self._choose(now)
+
+    def _choose(self, now: float) -> None:
+        """The survey has been listened to: try something, or give up."""
+        raise NotImplementedError
+
+    def _tried(self, trial: Trial, now: float) -> None:
+        """The trial has ended."""
+        raise NotImplementedError
+
+    def _try(self, addresses: Iterable[int], now: float, *, timing: Timing | None = None) -> None:
+        evidence = self.evidence if timing is None else self.evidence.under(timing)
+        self.trial = Trial(addresses, self.mac, evidence, self.canary, self.terms, rng=self._rng, now=now)
+        self.trial.advance(now)
+
+    def _survey(self, addresses: Iterable[int], now: float) -> None:
+        """Ask for these too, and listen before the next choice."""
+        self.survey.add(addresses, now)
+        self._ask_witnesses()
+        self._listening_since = now
+
+    def _hunt(self, now: float) -> bool:
+        """Survey some more addresses in the hope for a witness; whether there were any."""
+        window = list(islice(self._others, HUNT_WINDOW if self.terms.own_address else SMALL_WINDOW))
+        self._survey((address for address in window if address not in self.terms.local_addresses), now)
+        return bool(window)
+
+    def _ask_witnesses(self) -> None:
+        """Witnesses are probed as the candidates will be; the canary is asked in both ways."""
+        for witness in self.evidence.required:
+            self._outbox.put(arp.probe(self.mac, witness), partial(self._witness_asked, witness))
+        if self.canary.address is not None:
+            self._outbox.put(arp.probe(self.mac, self.canary.address))
+            if self.terms.own_address:
+                self._outbox.put(arp.request(self.terms.own_mac, self.terms.own_address, self.canary.address))
+
+    def _witness_asked(self, witness: int, now: float) -> None:
+        self.evidence.sent(witness, now)
+        self._listening_since = now
+
+    def _listen(self) -> float:
+        """How long to listen after the survey's last request, seconds: a silent witness is waited for a while."""
+        if self.evidence.silent():
+            return _LONGEST_LISTENING
+        return min(self.evidence.gap(), _LONGEST_LISTENING)
+
+    def _answered(self, address: int, answer: Answer) -> None:
+        """The survey found a station: it is one more witness, and may show the round trip."""
+        if not answer.to_us or answer.mac in self.terms.local_macs:
+            return
+        self.evidence.adopt(address)
+        if answer.round_trip is not None:
+            self.evidence.measure(answer.round_trip)
+
+    def _unwitnessed(self) -> bool:
+        """Whether nobody at all has shown that this link carries ARP, and nobody said that none is needed."""
+        return not (self.evidence.required or self.evidence.others or self.terms.alone)
+
+    def _fail(self, error: ArpipamError) -> None:
+        self.error = error
+        self.done = True
+
+    def _no_witness(self) -> None:
+        self._fail(UnknownError(NO_WITNESS))

@@ -1,0 +1,1 @@
+"""The agent's file, /etc/arpipam/agent.toml."""

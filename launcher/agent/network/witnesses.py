@@ -1,0 +1,81 @@
+"""The stations that must answer on a network: the other hosts of the declared fabric, and the witnesses that are named.
+
+While one of them is silent the network is cut: what is behind it would look free, so nothing is searched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from arpipam.protocol.heartbeat import Pulse
+from arpipam.protocol.probing import dotted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from arpipam.allocator import Allocator
+    from launcher.agent.network.network import Network
+
+LISTEN = 0.1  # s between two looks at whether all have answered
+
+
+class Required:
+    """Those of one network, by address with their names; `pulse` asks them while the link is open."""
+
+    def __init__(self, network: Network) -> None:
+        self.names: Mapping[IPv4Address, str] = {}
+        self.pulse: Pulse | None = None
+        self._network = network
+
+    def ask(self, allocator: Allocator) -> None:
+        """Ask all of them, and nobody else any more."""
+        self.stop()
+        if self.names:
+            link = allocator.link
+            self.pulse = Pulse(
+                map(int, self.names),
+                link.mac,
+                allocator.own_address,
+                now=link.now(),
+                on_change=lambda silent: self._network.soon(self._changed, silent),
+            )
+            allocator.driver.run(self.pulse, lambda: None)
+
+    def stop(self) -> None:
+        """Ask nobody."""
+        if self.pulse is not None:
+            self.pulse.done = True
+        self.pulse = None
+
+    def silent(self) -> dict[IPv4Address, str]:
+        """Those that do not answer."""
+        silent = () if self.pulse is None else self.pulse.silent
+        return {IPv4Address(address): self.names.get(IPv4Address(address), "") for address in silent}
+
+    async def whole(self) -> bool:
+        """Wait until all have answered from now on; False where one of them is silent."""
+        at = self._network.allocator.link.now()
+        while self.pulse is not None and not self.pulse.heard_since(at):
+            if self.pulse.silent:
+                return False
+            await asyncio.sleep(LISTEN)
+        return True
+
+    def complaint(self) -> str:
+        """Why nothing is searched, in one line."""
+        network = self._network
+        names = dotted(map(int, self.silent()), {int(address): name for address, name in self.names.items()})
+        return (
+            f"{network.pool.interface}, {network.pool.subnet}: no answer from {names}, whose containers would look "
+            f"free, so nothing is searched, and {len(network.ready)} ready addresses are left; mend the link, or mark "
+            "a host that is gone for good as absent in the fabric file"
+        )
+
+    def _changed(self, silent: tuple[int, ...]) -> None:
+        if silent:
+            self._network.tell("partition", text=self.complaint())
+        else:
+            self._network.tell("healed", text="all stations that must answer do so again; all claims are announced")
+            self._network.tools.spawn(self._network.announce_all())

@@ -1,0 +1,61 @@
+"""Networks and leases as they are told (see views.py)."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from arpipam.claim import ClaimState
+from launcher.agent.contract import LeaseView, NetworkView
+
+if TYPE_CHECKING:
+    from arpipam.leases.sqlite import Lease
+    from launcher.agent.network.network import Network
+
+CONFLICT_SHOWN = 60.0  # s for which a lease shows its last conflict
+_GUARDS = {
+    ClaimState.ANNOUNCING: "agent",
+    ClaimState.DEFENDING: "agent",
+    ClaimState.GUARDED: "container",
+}
+
+
+def network_view(network: Network) -> NetworkView:
+    """What there is to tell of a network."""
+    silent = tuple(name or str(address) for address, name in network.required.silent().items())
+    pulse = network.required.pulse
+    return NetworkView(
+        pool=network.pool.id,
+        interface=network.pool.interface,
+        subnet=str(network.pool.subnet),
+        state="down" if not network.is_open else "partitioned" if silent else "up",
+        reason=network.required.complaint() if silent else network.reason,
+        silent=silent,
+        left=network.seen.left(),
+        ready=len(network.ready),
+        wanted=network.ready.wanted(),
+        leases=len(network.held),
+        policy=network.settings.policy,
+        round_trip=None if pulse is None else pulse.round_trip,
+        loss=None if pulse is None else pulse.loss(),
+        dropped=network.allocator.driver.dropped if network.is_open else 0,
+    )
+
+
+def lease_view(lease: Lease, network: Network | None) -> LeaseView:
+    """A lease; `network` None: the agent has none where it is."""
+    held = None if network is None else network.held.get(lease.address)
+    ready = network is not None and any(claim.address == lease.address for claim in network.ready)
+    shown = held is not None and time.monotonic() - held.conflict_at < CONFLICT_SHOWN
+    return LeaseView(
+        interface=lease.interface,
+        address=str(lease.address),
+        prefix=lease.prefix,
+        mac=lease.mac,
+        owner=lease.owner,
+        state="ready" if ready else lease.state.value,
+        container=lease.container,
+        created=lease.created,
+        guarded=_GUARDS.get(held.claim.state, "nobody") if held else "agent" if ready else "nobody",
+        conflict=held.conflict.other if held and held.conflict and shown else "",
+    )

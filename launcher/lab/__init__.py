@@ -1,0 +1,1 @@
+"""The agent in the lab: agents on its hosts, and the demonstration."""

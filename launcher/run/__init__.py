@@ -1,0 +1,1 @@
+"""`arpipam-run`: `docker run` with an address that is claimed first."""

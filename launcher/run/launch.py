@@ -1,0 +1,312 @@
+"""One launch, from the command line to the container's end.
+
+The engine is looked at and an address claimed, side by side; `docker run` starts in our place with that address; the
+container is followed until it answers for itself; and the lease ends up as the container does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from arpipam.claim import QUARANTINE, ClaimState
+from arpipam.errors import AddressInUseError, ArpipamError, InputError, PoolExhaustedError
+from arpipam.leases.sqlite import SqliteLeaseStore
+from arpipam.link.netlink import facts
+from launcher.agent.client.client import AgentClient, running
+from launcher.agent.network.lending import ClaimWish
+from launcher.commands.options import Options, complain, make_allocator
+from launcher.engine.errors import EngineError
+from launcher.run.child import StandardInput, signals_held
+from launcher.run.docker_command import Client, refuse_ours
+from launcher.run.handover import HELD, HandOver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+    from arpipam.claim import Claim
+    from launcher.agent.client.remote_claim import RemoteClaim
+    from launcher.engine.engine import Engine, Network
+
+PROGRAM = "arpipam-run"
+MOST_TRIES = 8  # addresses that the engine may turn out to have given away itself, before we ask for help
+ANSWER_WAIT = 5.0  # s that we stay after `docker run -d` until the container answers for itself
+DOCKER_FAILED = 125  # docker's own status for "the container could not be started"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user wants beside the shared options; `words` are docker's."""
+
+    words: tuple[str, ...]
+    address: IPv4Address | None = None
+    prefix: int | None = None
+    gateway: IPv4Address | None = None
+    network: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """Whose the address is: the container's name, else a digest of the command line (which may hold secrets)."""
+        for word, following in zip(self.words, (*self.words[1:], ""), strict=True):
+            if word == "--name" and following:
+                return _utf8(following)
+            if word.startswith("--name="):
+                return _utf8(word.removeprefix("--name="))
+        return "run-" + hashlib.sha256(os.fsencode("\0".join(self.words))).hexdigest()[:12]
+
+
+class Launch:
+    """One `arpipam-run`. `run` returns its exit status, or raises ArpipamError when docker was not even started."""
+
+    def __init__(self, options: Options, wish: Wish) -> None:
+        self._options = options
+        self._agent = AgentClient(options.socket) if running(options.socket) else None
+        self._wish = wish
+        self._client = Client()
+        self._engine: Engine
+        self._network: Network | None = None
+        self._given: dict[IPv4Address, str] = {}
+        """Addresses that the engine has given away or promised, and to which container."""
+
+    def run(self) -> int:
+        """Launch, with another address when the engine turns out to have given the first one away itself."""
+        refuse_ours(self._wish.words)
+        self._client.knock()
+        own = self._own_address()
+        looked = own is None or self._asks_for_much
+        if looked:
+            self._look()
+        for _ in range(MOST_TRIES):
+            status = self._attempt(own, look=not looked)
+            if status is not None:
+                return status
+            looked = False
+        raise PoolExhaustedError(
+            f"{self._options.interface}: the engine gave {MOST_TRIES} addresses away while they were being claimed; "
+            "keep its own containers out of this range: docker network create --ip-range"
+        )
+
+    @property
+    def _asks_for_much(self) -> bool:
+        """Whether the claim depends on what the engine knows. Else both are asked at the same time, to save time."""
+        wish = self._wish
+        given = wish.address is not None or wish.gateway is not None or wish.network is not None
+        return given or self._options.order == "sticky"  # whose last lease may turn out to be over
+
+    def _own_address(self) -> IPv4Interface | None:
+        """The interface's own address in the network that is meant."""
+        prefixes = facts(self._options.interface).prefixes
+        wanted, declared = self._wish.address or self._wish.gateway, self._options.declared
+        if declared is not None:
+            prefixes = tuple(sorted(prefixes, key=lambda prefix: prefix.network != declared.subnet))
+        fitting = (prefix for prefix in prefixes if wanted is None or wanted in prefix.network)
+        return next(fitting, prefixes[0] if prefixes else None)
+
+    def _look(self) -> None:
+        """See what the engine has: its network on the link, its containers; and what became of older leases."""
+        from launcher.engine.engine import Engine, reconcile  # noqa: PLC0415 - docker-py takes 0.1 s, saved while we listen
+
+        self._engine = Engine()
+        if self._agent is None:  # which does that itself
+            with SqliteLeaseStore(self._options.state_dir / "leases.db") as leases:
+                reconcile(leases, self._engine)
+        self._network = self._engine.network(self._options.interface, self._wish.network)
+        self._given = {address: c.name for c in self._engine.containers() for address in c.addresses}
+        if self._network is not None:
+            self._given |= dict.fromkeys(self._network.kept, f"the network {self._network.name} itself")
+        self._client.learn(self._engine)
+
+    def _attempt(self, own: IPv4Interface | None, *, look: bool) -> int | None:
+        """Claim an address and run the container with it; None when the engine has that address in use itself."""
+        wish = self._wish
+        subnet = self._subnet(own)
+        if wish.address in self._given:
+            raise AddressInUseError(
+                f"{wish.address} belongs to {self._given[wish.address]}, says the engine; take another"
+            )
+        exclude = [str(address) for address in self._given if address in subnet]
+        options = replace(self._options, exclude=(*self._options.exclude, *exclude))
+        with ExitStack() as stack:
+            with signals_held():  # the threads that start here leave every signal to this one
+                looking = stack.enter_context(ThreadPoolExecutor(1)).submit(self._look if look else _nothing)
+                claimer = self._claimer(options, subnet, stack)
+            claim = claimer()
+            stack.push(claim)
+            looking.result()
+            if self._network is not None and self._network.subnet != subnet:
+                return None  # now that it is known, the next attempt is right
+            if claim.address in self._given:
+                self._give_up(claim, self._given[claim.address])
+                return None
+            network = self._network = self._network or self._make_network(own)
+            self._report(claim, claim.state)
+            claim.on_change(lambda state: self._report(claim, state))
+            with signals_held():
+                return self._run_docker(claim, network)
+
+    def _claimer(self, options: Options, subnet: IPv4Network, stack: ExitStack) -> Callable[[], Claim | RemoteClaim]:
+        """What claims an address: the agent where one runs, else this process, with a link that `stack` closes."""
+        wish = self._wish
+        if self._agent is not None:
+            exclude = options.exclude if wish.gateway is None else (*options.exclude, str(wish.gateway))
+            usual = Options()
+            asked = ClaimWish(
+                options.interface,
+                wish.owner,
+                subnet=str(subnet),
+                address=None if wish.address is None else str(wish.address),
+                mac=options.mac,
+                exclude=exclude,
+                ranges=options.ranges,
+                witnesses=tuple(map(str, options.witnesses)),
+                order=None if options.order == usual.order else options.order,
+                timing=None if options.timing == usual.timing else options.timing,
+                alone=options.alone,
+                miss_probability=(
+                    None if options.miss_probability == usual.miss_probability else options.miss_probability
+                ),
+            )
+            return partial(self._agent.claim, asked)
+        allocator = make_allocator(options, subnet=subnet, gateway=wish.gateway, progress=_tell)
+        stack.enter_context(allocator)
+        return partial(allocator.claim, wish.owner, wish.address, options.mac)
+
+    def _subnet(self, own: IPv4Interface | None) -> IPv4Network:
+        """The subnet of the container, in which the user's wishes must lie."""
+        wish, network, interface = self._wish, self._network, self._options.interface
+        if network is not None:
+            subnet = network.subnet
+        elif own is not None:
+            subnet = own.network
+        else:
+            raise InputError(f"{interface} has no IPv4 address, and no Docker network is on it: give it one of them")
+        if wish.prefix not in (None, subnet.prefixlen):
+            raise InputError(f"--ip {wish.address}/{wish.prefix}: the network on {interface} is {subnet}")
+        if wish.gateway is not None:
+            if wish.gateway not in subnet:
+                raise InputError(f"--gateway {wish.gateway} is outside of {subnet}, the network on {interface}")
+            gateway = None if network is None else network.gateway or (own.ip if own is not None else None)
+            if network is not None and gateway != wish.gateway:
+                raise InputError(
+                    f"--gateway {wish.gateway}: the Docker network {network.name} has the gateway {gateway}; name "
+                    "another network, or remove this one, and it is made anew"
+                )
+        return subnet
+
+    def _make_network(self, own: IPv4Interface | None) -> Network:
+        """Make the Docker network on the bridge, which must come out of it as it was."""
+        interface = self._options.interface
+        before = facts(interface)
+        if not before.is_bridge or own is None:
+            raise InputError(
+                f"{interface} is no bridge, and no Docker network is on it; make one first: docker network create "
+                f"-d macvlan -o parent={interface} --subnet {own.network if own is not None else '…'} --gateway … lan"
+            )
+        name = self._wish.network or f"arpipam-{interface}"
+        network = self._engine.create_network(name, interface, own, self._wish.gateway, before.mtu)
+        after = facts(interface)
+        if after.prefixes != before.prefixes:
+            self._engine.remove_network(name)
+            raise EngineError(
+                f"with the network {name} the engine changed the addresses of {interface} from "
+                f"{_list(before.prefixes)} to {_list(after.prefixes)}; the network is removed again"
+            )
+        return network
+
+    def _run_docker(self, claim: Claim | RemoteClaim, network: Network) -> int | None:
+        """Run docker to its end; None when the engine had the address in use."""
+        arguments = [
+            "--network",
+            network.name,
+            "--ip",
+            str(claim.address),
+            "--label",
+            self._engine.label(claim.lease.id),
+        ]
+        standard_input = StandardInput()
+        hand_over = HandOver(self._engine, claim, audible=network.driver == "bridge")
+        hand_over.start()
+        try:
+            status = self._client.run(arguments, claim.mac, self._wish.words, keep_open=[claim.holder_fd])
+            return self._settle(claim, status, hand_over, standard_input)
+        except AddressInUseError:  # the engine's own doing: nothing is kept
+            raise
+        except ArpipamError as error:
+            if hand_over.container is None:
+                raise
+            complain(PROGRAM, f"{error}; the lease of {claim.address} is kept", error.exit_status)
+            return status
+        finally:
+            hand_over.stop()
+            if hand_over.error is not None:
+                complain(PROGRAM, str(hand_over.error), hand_over.error.exit_status)
+
+    def _settle(
+        self, claim: Claim | RemoteClaim, status: int, hand_over: HandOver, standard_input: StandardInput
+    ) -> int | None:
+        """Leave the lease as the container was left: it lasts as long as the container exists."""
+        containers = self._engine.containers()
+        mine = next((c for c in containers if self._engine.holds(c, claim.lease)), None)
+        if status == DOCKER_FAILED and not (mine and mine.running):
+            other = next((c for c in containers if c.running and claim.address in c.addresses), None)
+            if other is not None and standard_input.rewind(untouched=hand_over.reads_input is False):
+                if mine is not None:
+                    self._engine.remove(mine.id)
+                self._give_up(claim, other.name)
+                self._given[claim.address] = other.name
+                return None
+        if mine is None:
+            # Where there never was a container, nobody has used the address: it need not rest.
+            claim.release(quarantine=0.0 if hand_over.container is None else QUARANTINE)
+            return status
+        claim.bind(self._engine.reference(mine.id))
+        if mine.running and claim.state in HELD:
+            hand_over.done.wait(ANSWER_WAIT)
+        claim.handed_over()
+        return status
+
+    def _give_up(self, claim: Claim | RemoteClaim, holder: str) -> None:
+        """The engine has the address in use; nobody else may have it, but it is not ours to wait for either."""
+        claim.release(quarantine=0.0)
+        text = f"the engine has given {claim.address} to {holder} meanwhile"
+        if self._wish.address is not None:
+            raise AddressInUseError(f"{text}; take another")
+        _tell(f"{text}; going on to the next")
+
+    def _report(self, claim: Claim | RemoteClaim, state: ClaimState) -> None:
+        """Say where the claim stands: every change as JSON, else only what is wrong."""
+        if self._options.json:
+            found = round(claim.found.elapsed * 1000, 3)
+            line = {"address": str(claim.address), "prefix": claim.prefix, "mac": claim.mac, "state": state}
+            click.echo(json.dumps(line | {"elapsed_ms": found}), err=True)
+        elif state is ClaimState.CONFLICT:
+            _tell(f"{claim.conflict} uses {claim.address} too and does not give it up; we no longer defend it")
+        elif state is ClaimState.LINK_LOST:
+            _tell(str(claim.failure))
+
+
+def _utf8(word: str) -> str:
+    """A word of the command line as text that can be stored, whatever bytes it was made of."""
+    return os.fsencode(word).decode(errors="backslashreplace")
+
+
+def _nothing() -> None:
+    """Stand in for a look that was taken before."""
+
+
+def _list(prefixes: tuple[IPv4Interface, ...]) -> str:
+    return ", ".join(map(str, prefixes)) or "none"
+
+
+def _tell(text: str) -> None:
+    """One line on stderr."""
+    click.echo(f"{PROGRAM}: {text}", err=True)

@@ -1,0 +1,112 @@
+"""Agents and engines that are killed at any moment while containers come and go on two hosts."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from launcher.lab.agents import AgentOn
+from tests.support import fabrics
+from tests.support.agents import Load, assert_one_holder_each
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pytest
+
+    from arpipam.lab import Lab
+    from launcher.agent.contract import LeaseView
+
+AGENT_KILLS = int(os.environ.get("ARPIPAM_AGENT_KILLS", "50"))
+ENGINE_KILLS = int(os.environ.get("ARPIPAM_ENGINE_KILLS", "10"))
+QUARANTINE = 2
+PATIENCE = 100.0
+"""Seconds: an address that Docker asked for, and died, is given up after a minute."""
+
+
+@contextmanager
+def agents_on_two_hosts(lab: Lab) -> Iterator[list[AgentOn]]:
+    """Not on docker0, which an engine without a bridge of its own removes as it starts."""
+    _, hosts = fabrics.declare(lab, 2, engine=True, bridge="lan0")
+    agents = [AgentOn(host, agent={"quarantine": QUARANTINE, "compare": 1}) for host in hosts]
+    with ExitStack() as stack:
+        for agent in agents:
+            stack.enter_context(agent)
+            agent.make_network()
+        yield agents
+
+
+def audit(agents: Sequence[AgentOn], load: Load, lab: Lab) -> int:
+    """What has to hold at the end; the number of containers that run."""
+    assert load.overlapping() == []
+    asker = lab.station("asker", agents[0].host)
+    there = assert_one_holder_each(agents, asker, patience=PATIENCE)
+    for agent in agents:
+        agent.host.docker("rm", "-f", *agent.host.docker("ps", "-aq").stdout.split())
+        wait_empty(agent)
+    return there
+
+
+def wait_empty(agent: AgentOn) -> None:
+    """Until no address of the host is leased."""
+    agent.wait(lambda: not others_than_ready(agent), told=lambda: str(others_than_ready(agent)))
+
+
+def others_than_ready(agent: AgentOn) -> list[LeaseView]:
+    """The leases of a host, without the addresses that are kept ready or that are about to be."""
+    return [lease for lease in agent.client.leases() if lease.owner != "ready"]
+
+
+def report(capsys: pytest.CaptureFixture[str], load: Load, text: str) -> None:
+    """Show what happened, also where all is well."""
+    failures = [f"\n{number:5} {said}" for said, number in load.failures.most_common()]
+    with capsys.disabled():
+        print(f"\n{text}; {load.started} containers started, failures:", *failures or ["none"])  # noqa: T201 - to see it again
+
+
+def test_whenever_the_agent_is_killed_no_address_is_held_twice_lost_or_leaked(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = random.randrange(1 << 32)
+    rng = random.Random(seed)
+    with agents_on_two_hosts(lab) as agents:
+        began = time.monotonic()
+        with Load(agents) as load:
+            for _ in range(AGENT_KILLS):
+                time.sleep(rng.uniform(0, 3.0))  # docker waits for ever longer for a plugin that is away
+                agent = rng.choice(agents)
+                agent.kill()
+                agent.start(wait=rng.random() < 0.8)  # else it may be killed while it starts
+        under_load = time.monotonic() - began
+        for agent in agents:
+            agent.wait_served()
+        there = audit(agents, load, lab)
+        report(capsys, load, f"seed {seed}: {AGENT_KILLS} kills in {under_load:.0f} s, {there} left at the end")
+        assert load.started > AGENT_KILLS / 5
+
+
+def test_whenever_the_engine_is_killed_no_address_is_held_twice_lost_or_leaked(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = random.randrange(1 << 32)
+    rng = random.Random(seed)
+    with agents_on_two_hosts(lab) as agents:
+        began = time.monotonic()
+        with Load(agents, "--restart", "always", "--stop-signal", "KILL") as load:
+            for _ in range(ENGINE_KILLS):
+                time.sleep(rng.uniform(0, 3.0))
+                agent = rng.choice(agents)
+                engine = agent.host.engine
+                assert engine is not None
+                load.ended(agent)
+                engine.end(signal.SIGKILL)
+                load.ended(agent)
+                engine.start()
+        under_load = time.monotonic() - began
+        there = audit(agents, load, lab)
+        report(capsys, load, f"seed {seed}: {ENGINE_KILLS} kills in {under_load:.0f} s, {there} left at the end")
+        assert load.started > ENGINE_KILLS

@@ -1,0 +1,263 @@
+"""RFC 5227, paragraph by paragraph, on the machine of one address; then whatever hypothesis can think of."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arpipam.protocol import arp
+from arpipam.protocol.acd import TRANSITIONS, IllegalTransition, Input, Policy, State
+from arpipam.protocol.arp import ArpPacket
+from tests.support.acd import (
+    ADDRESS,
+    ANSWERING,
+    BRIDGE,
+    HOLDING,
+    MINE,
+    OTHER,
+    SEEKING,
+    THIRD,
+    Bench,
+    at,
+    probe,
+    reply,
+    request,
+)
+
+
+def test_2_1_1_a_probe_is_a_broadcast_request_from_the_future_owner_with_sender_address_zero() -> None:
+    bench = at(State.FREE)
+    for _, packet in bench.sent:
+        assert packet == ArpPacket(arp.REQUEST, MINE, 0, arp.NO_MAC, ADDRESS, MINE, arp.BROADCAST)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_2_1_1_waits_then_three_probes_one_to_two_seconds_apart_then_two_seconds_of_listening(seed: int) -> None:
+    bench = Bench(seed=seed)
+    bench.until(State.FREE)
+    times = [at for at, _ in bench.sent]
+    assert len(times) == 3
+    assert 0 <= times[0] <= 1
+    assert all(1 <= later - earlier <= 2 for earlier, later in pairwise(times))
+    assert bench.now == pytest.approx(times[-1] + 2)
+    assert 4 <= bench.now <= 7
+
+
+@pytest.mark.parametrize("state", SEEKING)
+@pytest.mark.parametrize(
+    "packet",
+    [
+        reply(OTHER, ADDRESS),
+        request(OTHER, ADDRESS, ADDRESS),
+        request(OTHER, ADDRESS, ADDRESS + 1),
+        reply(OTHER, ADDRESS, THIRD, ADDRESS + 9),
+    ],
+    ids=["reply", "announcement", "request for another", "reply to another"],
+)
+def test_2_1_1_any_packet_from_the_address_is_a_conflict_from_the_start_to_the_end(
+    state: State, packet: ArpPacket
+) -> None:
+    bench = at(state)
+    assert bench.hear(packet) == []
+    assert bench.acd.state is State.IN_USE
+    assert bench.acd.other == OTHER
+
+
+@pytest.mark.parametrize("state", SEEKING)
+def test_2_1_1_a_probe_by_another_station_is_a_conflict(state: State) -> None:
+    bench = at(state)
+    bench.hear(probe(OTHER))
+    assert bench.acd.state is State.CONTENDED
+    assert bench.acd.other == OTHER
+
+
+@pytest.mark.parametrize("state", SEEKING)
+def test_2_1_1_a_probe_from_another_interface_of_this_host_is_none(state: State) -> None:
+    bench = at(state)
+    bench.hear(probe(BRIDGE))
+    assert bench.acd.state is state
+
+
+@pytest.mark.parametrize("state", SEEKING + HOLDING)
+def test_2_1_1_our_own_frames_echoed_back_are_no_conflict(state: State) -> None:
+    bench = at(state)
+    for packet in (probe(MINE), request(MINE, ADDRESS, ADDRESS), reply(MINE, ADDRESS, OTHER)):
+        assert bench.hear(packet) == []
+    assert bench.acd.state is state
+
+
+@pytest.mark.parametrize("state", SEEKING)
+def test_an_ordinary_request_for_the_candidate_is_no_conflict_and_not_answered_yet(state: State) -> None:
+    bench = at(state)
+    assert bench.hear(request(OTHER, ADDRESS + 1, ADDRESS)) == []
+    assert bench.acd.state is state
+
+
+def test_2_1_1_listens_to_the_very_end_after_the_last_probe() -> None:
+    bench = at(State.SETTLING)
+    assert bench.acd.deadline is not None
+    bench.now = bench.acd.deadline - 1e-9
+    bench.acd.advance(bench.now)
+    assert bench.acd.deadline is not None  # still listening
+    bench.hear(reply(OTHER, ADDRESS))
+    assert bench.acd.state is State.IN_USE
+
+
+def test_2_3_announces_twice_two_seconds_apart_with_sender_and_target_alike() -> None:
+    bench = at(State.DEFENDING)
+    announcements = bench.sent[3:]
+    assert [packet for _, packet in announcements] == [
+        ArpPacket(arp.REQUEST, MINE, ADDRESS, arp.NO_MAC, ADDRESS, MINE, arp.BROADCAST)
+    ] * 2
+    assert announcements[1][0] - announcements[0][0] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("state", ANSWERING)
+def test_2_4_from_the_claim_on_requests_are_answered_and_probes_too(state: State) -> None:
+    bench = at(state)
+    asked = request(OTHER, ADDRESS + 1, ADDRESS)
+    assert bench.hear(asked) == [ArpPacket(arp.REPLY, MINE, ADDRESS, OTHER, ADDRESS + 1, MINE, OTHER)]
+    assert bench.hear(probe(THIRD)) == [ArpPacket(arp.REPLY, MINE, ADDRESS, THIRD, 0, MINE, THIRD)]
+    assert bench.acd.state is state
+
+
+def test_the_first_request_after_the_claim_is_answered_even_before_the_announcement_left() -> None:
+    bench = at(State.FREE)
+    bench.acd.claim()
+    answers = bench.hear(request(OTHER, ADDRESS + 1, ADDRESS))
+    assert reply(MINE, ADDRESS, OTHER, ADDRESS + 1) in answers
+
+
+@pytest.mark.parametrize("state", HOLDING)
+def test_2_4_a_never_gives_up_at_the_first_conflict(state: State) -> None:
+    bench = at(state, Policy.NEVER)
+    assert bench.hear(reply(OTHER, ADDRESS)) == []
+    assert bench.acd.state is State.LOST
+    assert bench.hear(request(OTHER, 1, ADDRESS)) == []
+
+
+def test_2_4_b_once_defends_and_gives_up_at_the_second_conflict_within_ten_seconds() -> None:
+    bench = at(State.DEFENDING, Policy.ONCE)
+    assert bench.hear(reply(OTHER, ADDRESS)) == [request(MINE, ADDRESS, ADDRESS)]
+    bench.now += 9.99
+    assert bench.hear(reply(OTHER, ADDRESS)) == []
+    assert bench.acd.state is State.LOST
+    assert bench.acd.other == OTHER
+
+
+def test_2_4_b_once_defends_again_when_ten_seconds_have_passed() -> None:
+    bench = at(State.DEFENDING, Policy.ONCE)
+    bench.hear(reply(OTHER, ADDRESS))
+    bench.now += 10
+    assert bench.hear(reply(OTHER, ADDRESS)) == [request(MINE, ADDRESS, ADDRESS)]
+    assert bench.acd.state is State.DEFENDING
+
+
+def test_2_4_c_always_defends_with_one_announcement_in_ten_seconds() -> None:
+    bench = at(State.DEFENDING, Policy.ALWAYS)
+    sent = []
+    for _ in range(100):
+        sent += bench.hear(reply(OTHER, ADDRESS))
+        bench.now += 0.5
+    assert sent == [request(MINE, ADDRESS, ADDRESS)] * 5
+    assert bench.acd.state is State.DEFENDING
+    assert bench.acd.conflicts == 100
+
+
+@pytest.mark.parametrize("state", SEEKING)
+def test_a_station_whose_mac_changes_uses_the_address_all_the_same(state: State) -> None:
+    bench = at(state)
+    bench.hear(reply(OTHER, ADDRESS))
+    bench.hear(reply(THIRD, ADDRESS))
+    assert bench.acd.state is State.IN_USE
+
+
+def test_a_probe_that_has_not_left_does_not_count() -> None:
+    bench = Bench()
+    assert bench.acd.deadline is not None
+    bench.acd.advance(bench.acd.deadline)
+    for late in (10.0, 20.0, 30.0):
+        bench.acd.advance(late)
+    assert bench.acd.state is State.PROBING
+    assert bench.acd.probes == 0
+    assert bench.acd.deadline is None
+
+
+def test_no_periodic_probing_once_it_is_ours() -> None:
+    bench = at(State.DEFENDING)
+    before = len(bench.sent)
+    bench.run(bench.now + 10_000)
+    assert len(bench.sent) == before
+
+
+@pytest.mark.parametrize("state", SEEKING + HOLDING)
+def test_nothing_is_sent_after_the_release(state: State) -> None:
+    bench = at(state)
+    bench.acd.release()
+    bench.run(bench.now + 100)
+    assert bench.hear(request(OTHER, 1, ADDRESS)) == []
+    assert bench.acd.state is State.RELEASED
+
+
+def test_announcing_again_at_any_moment() -> None:
+    bench = at(State.ANNOUNCING)
+    bench.acd.announce()
+    bench.until(State.DEFENDING)
+    bench.acd.announce()
+    bench.acd.announce()
+    bench.until(State.DEFENDING)
+    assert not bench.acd.outbox
+
+
+def test_a_flood_of_questions_does_not_become_a_queue_without_end() -> None:
+    bench = at(State.DEFENDING)
+    for number in range(100_000):
+        bench.acd.receive(request(OTHER, number % 2**32, ADDRESS), bench.now)
+    assert len(bench.acd.outbox) <= 1024
+
+
+@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("what", list(Input))
+def test_an_illegal_step_raises_and_changes_nothing(state: State, what: Input) -> None:
+    bench = Bench()
+    bench.acd.state = state
+    if (state, what) in TRANSITIONS:
+        bench.acd._step(what)
+        assert bench.acd.state is TRANSITIONS[state, what]
+    else:
+        with pytest.raises(IllegalTransition):
+            bench.acd._step(what)
+        assert bench.acd.state is state
+
+
+MACS = st.sampled_from([MINE, OTHER, THIRD, BRIDGE, arp.NO_MAC, arp.BROADCAST])
+IPS = st.sampled_from([0, ADDRESS, ADDRESS + 1, 2**32 - 1])
+PACKETS = st.builds(ArpPacket, st.sampled_from([1, 2]), MACS, IPS, MACS, IPS, MACS, MACS)
+STEPS = st.lists(st.one_of(PACKETS, st.floats(0, 3), st.sampled_from(["claim", "announce", "release", "hold back"])))
+
+
+@given(st.sampled_from(Policy), STEPS)
+def test_no_frame_and_no_order_of_events_breaks_the_machine(
+    policy: Policy, steps: list[ArpPacket | float | str]
+) -> None:
+    bench = Bench(policy)
+    for step in steps:
+        held = bench.acd.state in ANSWERING
+        if isinstance(step, ArpPacket):
+            answers = bench.hear(step)
+            if held and step.operation == arp.REQUEST and step.target_ip == ADDRESS and step.sender_mac == THIRD:
+                defended = step.sender_ip != ADDRESS
+                assert not defended or any(packet.operation == arp.REPLY for packet in answers)
+        elif isinstance(step, float):
+            bench.run(bench.now + step)
+        elif step == "claim" and bench.acd.state is State.FREE:
+            bench.acd.claim()
+        elif step == "announce" and held:
+            bench.acd.announce()
+        elif step == "release" and bench.acd.state in SEEKING + HOLDING:
+            bench.acd.release()
+        claimed = any(packet.sender_ip == ADDRESS for _, packet in bench.sent)
+        assert not claimed or bench.acd.probes == 3

@@ -1,0 +1,165 @@
+"""One claim on a bench: a driver and a lease store that note what they are told, and a clock of its own."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import Future
+from dataclasses import replace
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from arpipam.claim import Claim, ClaimState
+from arpipam.leases.sqlite import Lease, State
+from arpipam.protocol import arp
+from arpipam.protocol.acd import Acd, Policy
+from arpipam.protocol.arp import ArpPacket
+from arpipam.protocol.timing import LAN
+from arpipam.protocol.witnesses import Evidence
+from arpipam.results import Found
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from arpipam.leases.sqlite import LeaseStore
+    from arpipam.link.loop import Driver
+
+T = TypeVar("T")
+
+ADDRESS = IPv4Address("172.16.42.7")
+OWN_ADDRESS = int(IPv4Address("172.16.42.1"))
+LINK, READY, OWNER, OTHER, ASKER = (bytes.fromhex(f"02005e1000{n:02x}") for n in range(1, 6))
+
+
+class Link:
+    """A link that is nothing but its MAC and its clock."""
+
+    mac = LINK
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def now(self) -> float:
+        return self.time
+
+
+class Wire:
+    """Stands where the driver is: what is called runs at once, and frames leave at the moment they are due."""
+
+    def __init__(self) -> None:
+        self.link = Link()
+        self.claim: Claim | None = None
+        self.stirred = True
+        self.sent: list[tuple[float, ArpPacket]] = []
+        self.late = False
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(function())
+        except Exception as error:  # noqa: BLE001 - as the driver hands it over
+            future.set_exception(error)
+        self.flush()
+        return future
+
+    def stir(self, address: int) -> None:
+        assert address == int(ADDRESS)
+        self.stirred = True
+
+    def let_go(self, address: int) -> None:
+        assert address == int(ADDRESS)
+        self.claim = None
+
+    def flush(self) -> None:
+        """Send what waits, and see whether there may be something to do later; else it rests until it is stirred."""
+        if not self.stirred:
+            return
+        while self.claim is not None and (frames := self.claim.outbox.peek(1)):
+            packet = arp.dissect(frames[0])
+            assert isinstance(packet, ArpPacket)
+            self.sent.append((self.link.time, packet))
+            self.claim.outbox.sent(1, self.link.time)
+        if self.claim is not None:
+            self.claim.advance(self.link.time)  # what has just left may be a step forward, as the driver has it
+            self.stirred = self.claim.deadline is not None or bool(self.claim.outbox)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        until = self.link.time + seconds
+        self.flush()
+        while self.stirred and self.claim is not None and (due := self.claim.deadline) is not None and due <= until:
+            self.link.time = max(due, self.link.time)
+            self.claim.advance(self.link.time)
+            self.flush()
+        self.link.time = until
+
+    def hear(self, packet: ArpPacket) -> list[ArpPacket]:
+        """What is sent in answer to a packet."""
+        before = len(self.sent)
+        if self.claim is not None:
+            self.stirred = True
+            self.claim.receive(packet, self.link.time)
+        self.flush()
+        return [sent for _, sent in self.sent[before:]]
+
+    def questions(self) -> list[float]:
+        """When the owner was asked."""
+        return [when for when, packet in self.sent if packet.sender_mac == LINK]
+
+    def announced(self) -> list[bytes]:
+        """The MACs of the announcements."""
+        return [packet.sender_mac for _, packet in self.sent if packet.sender_ip == packet.target_ip]
+
+
+class Store:
+    """Notes what is done to the lease."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[Any, ...]] = []
+
+    def bind(self, lease_id: int, container: str) -> Lease:
+        self.done.append(("bind", lease_id, container))
+        return replace(LEASE, state=State.BOUND, container=container)
+
+    def release(self, lease_id: int, *, quarantine: float = 60.0) -> None:
+        self.done.append(("release", lease_id, quarantine))
+
+
+LEASE = Lease(7, "br0", ADDRESS, 24, arp.mac_text(READY), "ready", State.CLAIMED, "", 5.0, 5.0, 0.0)
+HANDED = replace(LEASE, mac=arp.mac_text(OWNER), owner="web", state=State.BOUND, container="c0ffee")
+FOUND = Found(ADDRESS, 24, arp.mac_text(READY), 0.3, 1, 0, 1e-7)
+
+
+def claimed(wire: Wire, store: Store, *, asker: int = OWN_ADDRESS, policy: Policy = Policy.ONCE) -> Claim:
+    """A claim that is announced and defended by now."""
+    now = wire.link.now()
+    evidence = Evidence(LAN, bound=1e-6, alone=True)
+    acd = Acd(int(ADDRESS), READY, evidence, rng=random.Random(1), now=now, local_macs={LINK}, policy=policy)
+    acd.since = 5_000_000
+    acd.adopt()
+    claim = Claim(acd, LEASE, FOUND, driver=cast("Driver", wire), store=cast("LeaseStore", store), asker=asker)
+    wire.claim = claim
+    assert claim.state is ClaimState.ANNOUNCING
+    wire.run(1)
+    assert state_of(claim) is ClaimState.DEFENDING
+    return claim
+
+
+def question(asker: int = OWN_ADDRESS, mac: bytes = LINK) -> ArpPacket:
+    return ArpPacket(arp.REQUEST, mac, asker, arp.NO_MAC, int(ADDRESS), mac, arp.BROADCAST)
+
+
+def answer(mac: bytes = READY, to: bytes = LINK) -> ArpPacket:
+    return ArpPacket(arp.REPLY, mac, int(ADDRESS), to, OWN_ADDRESS, mac, to)
+
+
+def announcement(mac: bytes = OTHER, since: int = 0) -> ArpPacket:
+    return ArpPacket(arp.REQUEST, mac, int(ADDRESS), arp.NO_MAC, int(ADDRESS), mac, arp.BROADCAST, since)
+
+
+def state_of(claim: Claim) -> ClaimState:
+    return claim.state
+
+
+def answered(wire: Wire) -> bool:
+    """Whether we answer for the address."""
+    return bool(wire.hear(question(OWN_ADDRESS + 8, ASKER)))
