@@ -6,6 +6,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A part of the agent that does not work; it is restarted."""
+
+    part: str
+    """What it is, for example `ready addresses`."""
+    since: float
+    """When it failed first, in a row of failures."""
+    reason: str
+    """Its last error, in one line."""
+
+
+@dataclass(frozen=True)
 class NetworkView:
     """One network of the agent: a pool on a link."""
 
@@ -34,6 +46,8 @@ class NetworkView:
     """Share of the questions to the witnesses that stayed unanswered, of late."""
     dropped: int = 0
     """Frames that the kernel dropped before they were read."""
+    failures: tuple[Failure, ...] = ()
+    """Parts of the network that do not work."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class Event:
     kind: str
     """`conflict`, `moved`, `move failed`, `hook failed`, `partition`, `healed`, `link down`, `link up`, `claimed`,
     `handed out`, `handed over`, `taken over`, `released`, `refused`, `leaked`, `adopted`, `exhausted`, `engine lost`,
-    `engine found`."""
+    `engine found`, `failed`, `works again`."""
     interface: str = ""
     address: str = ""
     mac: str = ""
@@ -95,3 +109,5 @@ class Status:
     engine: str
     """The engine's version, or why it cannot be reached."""
     networks: tuple[NetworkView, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    """Parts of the agent, beside its networks, that do not work."""

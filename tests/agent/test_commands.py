@@ -29,7 +29,8 @@ class Shown:
 
 
 def shown(*words: object, **environment: str) -> Shown:
-    code = "import click; from launcher.commands import agent as cli; from launcher.commands.options import execute; import sys\n"
+    code = "import click; from launcher.commands import agent as cli; from launcher.commands.options import execute\n"
+    code += "import sys\n"
     code += "root = click.Group('arpipam', commands=[cli.agent, cli.watch, cli.stations])\n"
     code += "sys.exit(execute(root, 'arpipam'))"
     done = subprocess.run(
@@ -100,7 +101,8 @@ def test_watch_until_the_agent_ends(agent: FakeAgent) -> None:
 
 def test_watch_in_json_until_interrupted(agent: FakeAgent) -> None:
     words = ["watch", "--recent", "--json", "--socket", str(agent.path)]
-    code = "from launcher.commands import agent as cli; from launcher.commands.options import execute; import sys\n"
+    code = "from launcher.commands import agent as cli; from launcher.commands.options import execute\n"
+    code += "import sys\n"
     code += "sys.exit(execute(cli.watch, 'arpipam', sys.argv[2:]))"
     with subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None

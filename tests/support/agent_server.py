@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import ClientSession, ClientTimeout, UnixConnector
 
 from arpipam.claim import ClaimState
-from launcher.agent.contract import Event, LeaseView, NetworkView, StationView, Status
+from launcher.agent.contract import Event, Failure, LeaseView, NetworkView, StationView, Status
 from launcher.agent.server.server import Server
 
 if TYPE_CHECKING:
@@ -26,7 +26,20 @@ MAC = "02:42:24:df:a3:04"
 POOL = "docker0/10.1.0.0/24"
 ADDRESS = {"PoolID": POOL, "Address": "", "Options": {"com.docker.network.endpoint.macaddress": MAC}}
 WISH = {"interface": "docker0", "owner": "web-1"}
-VIEW = NetworkView(POOL, "docker0", "10.1.0.0/24", "up", "", (), 200, 4, 4, 1, "defend")
+VIEW = NetworkView(
+    POOL,
+    "docker0",
+    "10.1.0.0/24",
+    "up",
+    "",
+    (),
+    200,
+    4,
+    4,
+    1,
+    "defend",
+    failures=(Failure("ready addresses", 5.0, "full"),),
+)
 LEASE = LeaseView("docker0", "10.1.0.11", 24, MAC, "web-1", "bound", "c1", 1.0, "container", "")
 TIMEOUT = ClientTimeout(total=20)
 

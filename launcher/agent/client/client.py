@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, PoolExhaustedError, UnknownError
-from launcher.agent.contract import Event, LeaseView, NetworkView, StationView, Status
+from launcher.agent.contract import Event, Failure, LeaseView, NetworkView, StationView, Status
 from launcher.commands.options import DEFAULT_SOCKET
 from launcher.engine.errors import EngineError
 
@@ -98,8 +98,8 @@ class AgentClient:
     def status(self) -> Status:
         """The agent as a whole."""
         said = self._json("/arpipam/status", dict)
-        networks = [self._made(NetworkView, network) for network in said.get("networks") or ()]
-        return self._made(Status, said | {"networks": networks})
+        networks = [self._made(NetworkView, self._with_failures(network)) for network in said.get("networks") or ()]
+        return self._made(Status, self._with_failures(said) | {"networks": networks})
 
     def leases(self) -> list[LeaseView]:
         """The leases of this host."""
@@ -160,6 +160,11 @@ class AgentClient:
             return view(**{name: tuple(x) if isinstance(x, list) else x for name, x in values.items()})
         except TypeError:
             raise self.stranger(json.dumps(said, default=str)) from None
+
+    def _with_failures(self, said: Any) -> dict[str, Any]:
+        if not isinstance(said, dict):
+            raise self.stranger(json.dumps(said, default=str))
+        return said | {"failures": [self._made(Failure, failure) for failure in said.get("failures") or ()]}
 
     def stranger(self, said: str) -> UnknownError:
         """Return the error that says that whoever answers there is no agent that we understand."""
