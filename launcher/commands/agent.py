@@ -17,8 +17,9 @@ import click
 from click.core import ParameterSource
 
 from launcher.agent.client.client import AgentClient, NoAgentError
-from launcher.commands.options import DEFAULT_SOCKET, DEFAULT_STATE_DIR, SOCKET, option
+from launcher.commands.options import SOCKET, option
 from launcher.commands.output import Output
+from launcher.defaults import DEFAULT_SOCKET, DEFAULT_STATE_DIR
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,17 +17,11 @@ import click
 from launcher.agent.client.client import running
 from launcher.commands.agent import agent, agent_leases, stations, watch
 from launcher.commands.fabric import fabric
-from launcher.commands.options import (
-    ADDRESS,
-    DEFAULT_SOCKET,
-    DEFAULT_STATE_DIR,
-    INTERRUPTED,
-    Options,
-    execute,
-    make_allocator,
-    shared_options,
-)
+from launcher.commands.options import ADDRESS, INTERRUPTED, execute, shared_options
 from launcher.commands.output import Output
+from launcher.console import tell
+from launcher.defaults import DEFAULT_SOCKET, DEFAULT_STATE_DIR
+from launcher.options import make_allocator
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
@@ -35,6 +29,7 @@ if TYPE_CHECKING:
     from arpipam.allocator import Allocator
     from arpipam.claim import ClaimState
     from arpipam.results import Station
+    from launcher.options import Options
 
 _MILLISECONDS = 1000
 _READER_GONE = 141  # what a shell shows for a program that SIGPIPE ended
@@ -47,7 +42,7 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _progress(text: str) -> None:
-    click.echo(f"arpipam: {text}", err=True)
+    tell("arpipam", text)
 
 
 @click.group()

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launcher.commands.options import DEFAULT_FABRIC, DEFAULT_STATE_DIR, option
+from launcher.commands.options import option
+from launcher.defaults import DEFAULT_FABRIC, DEFAULT_STATE_DIR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

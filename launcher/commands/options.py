@@ -9,50 +9,29 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import fields
+from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from arpipam.errors import ArpipamError, InputError
+from launcher.console import complain
+from launcher.defaults import (
+    DEFAULT_FABRIC,
+    DEFAULT_INTERFACE,
+    DEFAULT_MISS_PROBABILITY,
+    DEFAULT_RATE,
+    DEFAULT_SOCKET,
+    DEFAULT_STATE_DIR,
+)
+from launcher.options import Options
 
 if TYPE_CHECKING:
-    from arpipam.allocator import Allocator
     from arpipam.fabric import Fabric
 
-DEFAULT_INTERFACE = "docker0"
-DEFAULT_FABRIC = Path("/etc/arpipam/fabric.toml")
-DEFAULT_STATE_DIR = Path("/var/lib/arpipam")
-DEFAULT_SOCKET = Path("/run/docker/plugins/arpipam.sock")
-DEFAULT_MISS_PROBABILITY = 1e-6
-DEFAULT_RATE = 5000  # frames a second: what a real LAN takes well
 INTERRUPTED = 130  # what a shell shows for a program that SIGINT ended
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user said with the shared options; the names are those of Allocator's parameters where it has them."""
-
-    interface: str = DEFAULT_INTERFACE
-    ranges: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    order: Literal["first", "random", "sticky"] = "first"
-    timing: Literal["adaptive", "lan", "rfc5227"] = "adaptive"
-    witnesses: tuple[IPv4Address, ...] = ()
-    alone: bool = False
-    miss_probability: float = DEFAULT_MISS_PROBABILITY
-    rate: int = DEFAULT_RATE
-    mac: str | None = None
-    state_dir: Path = DEFAULT_STATE_DIR
-    json: bool = False
-    fabric: Path | None = None
-    host: str | None = None
-    socket: Path = DEFAULT_SOCKET
-    """Where the agent listens, if one runs."""
-    declared: Fabric | None = None
-    """The network that the file declares, where its bridge is the interface."""
 
 
 class AddressType(click.ParamType[IPv4Address]):
@@ -189,48 +168,6 @@ def _declared(path: Path | None) -> Fabric | None:
     return load(path or DEFAULT_FABRIC)
 
 
-def make_allocator(
-    options: Options,
-    *,
-    subnet: str | IPv4Network | None = None,
-    gateway: IPv4Address | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> Allocator:
-    """Return the allocator that the options describe (not yet entered). `subnet` None: the interface's own."""
-    from arpipam.allocator import Allocator  # noqa: PLC0415 - scapy takes 0.3 s; --help and bad usage need none of it
-
-    names: dict[IPv4Address, str] = {}
-    kept: list[str] = []
-    witnesses = list(options.witnesses)
-    if options.declared is not None:
-        from arpipam.fabric import Site  # noqa: PLC0415 - as above
-
-        site = Site(options.declared, options.state_dir, name=options.host)
-        names = {host.address.ip: host.name for host in options.declared.hosts}
-        kept = [str(address) for address in site.kept()]
-        if options.alone:  # the others need not answer; what is theirs stays theirs
-            kept += map(str, site.witnesses())
-        else:
-            witnesses += site.witnesses()
-        subnet = subnet or options.declared.subnet
-    return Allocator(
-        options.interface,
-        subnet,
-        ranges=options.ranges,
-        exclude=(*options.exclude, *kept),
-        order=options.order,
-        timing=options.timing,
-        witnesses=dict.fromkeys(witnesses),
-        names=names,
-        gateway=gateway,
-        alone=options.alone,
-        miss_probability=options.miss_probability,
-        rate=options.rate,
-        state_dir=options.state_dir,
-        progress=progress,
-    )
-
-
 def execute(command: click.Command, program: str, arguments: Sequence[str] | None = None) -> int:
     """Run a click command and return its exit status (what it returned, or 0 for None).
 
@@ -251,9 +188,3 @@ def execute(command: click.Command, program: str, arguments: Sequence[str] | Non
         return complain(program, f"{error.format_message()} (see {program} --help)", InputError.exit_status)
     except ArpipamError as error:
         return complain(program, str(error), error.exit_status)
-
-
-def complain(program: str, text: str, status: int) -> int:
-    """Write the one line on stderr that says why the program ends, and return `status`."""
-    click.echo(f"{program}: {' '.join(text.split())}", err=True)
-    return status

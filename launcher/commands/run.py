@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launcher.commands.options import ADDRESS, Options, execute, option, shared_options
+from launcher.commands.options import ADDRESS, execute, option, shared_options
 from launcher.run.child import SIGNAL_BASE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
+
+    from launcher.options import Options
 
 PROGRAM = "arpipam-run"
 

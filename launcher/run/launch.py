@@ -23,8 +23,9 @@ from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link.netlink import facts
 from launcher.agent.client.client import AgentClient, running
 from launcher.agent.network.lending import ClaimWish
-from launcher.commands.options import Options, complain, make_allocator
+from launcher.console import complain, tell
 from launcher.engine.errors import EngineError
+from launcher.options import Options, make_allocator
 from launcher.run.child import StandardInput, signals_held
 from launcher.run.docker_command import Client, refuse_ours
 from launcher.run.handover import HELD, HandOver
@@ -309,4 +310,4 @@ def _list(prefixes: tuple[IPv4Interface, ...]) -> str:
 
 def _tell(text: str) -> None:
     """One line on stderr."""
-    click.echo(f"{PROGRAM}: {text}", err=True)
+    tell(PROGRAM, text)

@@ -22,7 +22,7 @@ from launcher.run.launch import Wish
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from launcher.commands.options import Options
+    from launcher.options import Options
 
 OURS = [
     ["-I", "br0"],

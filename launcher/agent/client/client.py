@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, PoolExhaustedError, UnknownError
 from launcher.agent.contract import Event, Failure, LeaseView, NetworkView, StationView, Status
-from launcher.commands.options import DEFAULT_SOCKET
+from launcher.defaults import DEFAULT_SOCKET
 from launcher.engine.errors import EngineError
 
 if TYPE_CHECKING:

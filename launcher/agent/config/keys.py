@@ -16,7 +16,7 @@ from arpipam.errors import InputError
 from arpipam.fabric.config import HostName, InterfaceName
 from arpipam.protocol.pool import Order, Pool, parse_subnet
 from arpipam.protocol.timing import MISS_PROBABILITY, RATE
-from launcher.commands.options import DEFAULT_FABRIC, DEFAULT_SOCKET, DEFAULT_STATE_DIR
+from launcher.defaults import DEFAULT_FABRIC, DEFAULT_SOCKET, DEFAULT_STATE_DIR
 
 DEFAULT_DOCKER = "unix:///var/run/docker.sock"
 LONGEST_SOCKET = 107

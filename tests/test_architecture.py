@@ -1,0 +1,164 @@
+"""The rooms of the house: who may import whom. The text beside it is docs/architecture.md.
+
+Every import counts, also one inside a function or under TYPE_CHECKING: a reader follows it either way.
+"""
+
+from __future__ import annotations
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TREES = ("arpipam", "launcher", "bench", "tests")
+LONGEST_FILE = 430  # lines: what a reader takes in at one sitting
+
+FLOORS = (  # from the ground up; a module belongs to the room with the longest name that fits it
+    "arpipam.errors",
+    "arpipam.protocol arpipam.leases arpipam.link",
+    "arpipam",  # its face: allocator, aio, claim, options, results
+    "arpipam.fabric",
+    "arpipam.lab",
+    "launcher launcher.agent.contract",  # launcher: its defaults, options and console
+    "launcher.engine",
+    "launcher.agent.client launcher.agent.config",
+    "launcher.agent launcher.run",  # launcher.agent: its journal, memory, metrics, log and pools
+    "launcher.agent.server launcher.agent.network",
+    "launcher.agent.comparison launcher.agent.conflicts launcher.agent.report",
+    "launcher.agent.agent",
+    "launcher.agent.main",
+    "launcher.commands",
+    "launcher.lab",
+    "bench",
+    "tests",
+)
+"""A module imports from its own room and from lower floors. Rooms on one floor stay apart."""
+
+BETWEEN_ROOMS = {
+    "arpipam.link": {"arpipam.protocol.arp", "arpipam.protocol.outbox", "arpipam.protocol.interest"},
+}
+"""The exceptions on one floor: the link reads packets, and asks the predicate which of them anybody wants."""
+
+KNOWN: set[tuple[str, str]] = {
+    ("arpipam.link.jobs", "arpipam.protocol.survey"),
+    ("arpipam.link.loop", "arpipam.protocol.survey"),
+    ("launcher.agent.client.remote_claim", "launcher.agent.client.client"),
+    ("launcher.agent.client.remote_claim", "launcher.run.child"),
+    ("launcher.agent.network.lending", "launcher.agent.network.network"),
+    ("launcher.agent.network.ready", "launcher.agent.network.network"),
+    ("launcher.agent.network.reserved", "launcher.agent.network.network"),
+    ("launcher.agent.network.shared", "launcher.agent.comparison"),
+    ("launcher.agent.network.sightings", "launcher.agent.network.network"),
+    ("launcher.agent.network.witnesses", "launcher.agent.network.network"),
+    ("launcher.agent.server.bodies", "launcher.agent.network.lending"),
+    ("launcher.agent.server.claims", "launcher.agent.network.lending"),
+    ("launcher.run.launch", "launcher.agent.network.lending"),
+    ("tests.agent.test_network", "tests.agent.test_comparison"),
+    ("tests.lab.agent.test_stall", "tests.lab.agent.test_load"),
+    ("tests.lab.library.test_claims", "tests.lab.conftest"),
+    ("tests.vm.test_agent", "tests.vm.test_machines"),
+}
+"""Imports that still run the wrong way or close a circle. One that no longer does has to leave this list."""
+
+KNOWN_LONG = {"arpipam/allocator.py", "tests/agent/test_memory.py", "tests/lab/library/test_hostile.py"}
+"""Files that are still too long."""
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the trees by its name."""
+    found = {}
+    for tree in TREES:
+        for path in (ROOT / tree).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path) -> set[str]:
+    """What a file imports: modules of ours by their full name, others as they are written."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively; name the whole module"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in names}
+    return found
+
+
+IMPORTS = {module: imports(path) for module, path in MODULES.items()}
+OURS = {module: imported & MODULES.keys() for module, imported in IMPORTS.items()}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
+
+
+def room_of(module: str) -> str:
+    return max((room for room in FLOOR if f"{module}.".startswith(f"{room}.")), key=len)
+
+
+def is_allowed(module: str, imported: str) -> bool:
+    own, other = room_of(module), room_of(imported)
+    return own == other or FLOOR[other] < FLOOR[own] or imported in BETWEEN_ROOMS.get(own, ())
+
+
+def circles(graph: dict[str, set[str]]) -> set[tuple[str, str]]:
+    """Every import that lies on a circle."""
+    reached: dict[str, set[str]] = {}
+    for module, imported in graph.items():
+        ahead = list(imported)
+        seen = reached[module] = set()
+        while ahead:
+            if (one := ahead.pop()) not in seen:
+                seen.add(one)
+                ahead += graph[one]
+    return {(module, one) for module, imported in graph.items() for one in imported if module in reached[one]}
+
+
+def wrong_ways() -> set[tuple[str, str]]:
+    return {(module, one) for module, imported in OURS.items() for one in imported if not is_allowed(module, one)}
+
+
+def is_test(module: str) -> bool:
+    return module.startswith("tests.") and module.rpartition(".")[2].startswith(("test_", "conftest"))
+
+
+def test_every_import_points_down() -> None:
+    assert not sorted(f"{module} -> {imported}" for module, imported in wrong_ways() - KNOWN)
+
+
+def test_no_circle() -> None:
+    graph = {module: {one for one in ours if (module, one) not in KNOWN} for module, ours in OURS.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(" <- ".join(error.args[1])) from None
+
+
+def test_no_test_imports_another() -> None:
+    among_tests = {(module, one) for module, ours in OURS.items() for one in ours if is_test(one)}
+    assert not sorted(f"{module} -> {imported}" for module, imported in among_tests - KNOWN)
+
+
+def test_what_is_known_is_still_so() -> None:
+    """The list of exceptions shrinks with the work."""
+    among_tests = {(module, one) for module, ours in OURS.items() for one in ours if is_test(one)}
+    assert not sorted(KNOWN - wrong_ways() - circles(OURS) - among_tests)
+    assert not sorted(name for name in KNOWN_LONG if len((ROOT / name).read_text().splitlines()) <= LONGEST_FILE)
+
+
+def test_docker_is_known_in_the_launcher_alone() -> None:
+    outside = {module: imported for module, imported in IMPORTS.items() if module.startswith(("arpipam", "bench"))}
+    knowing = (module for module, imported in outside.items() for one in imported if one.partition(".")[0] == "docker")
+    assert not sorted(knowing)
+
+
+def test_no_file_is_too_long() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in MODULES.values()}
+    assert not sorted(f"{n}: {lines}" for n, lines in lengths.items() if lines > LONGEST_FILE and n not in KNOWN_LONG)
+
+
+def test_every_room_is_there() -> None:
+    assert {room for room in FLOOR if room != "tests"} <= MODULES.keys()
