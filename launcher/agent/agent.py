@@ -28,7 +28,7 @@ from launcher.agent.network import ready
 from launcher.agent.network.lending import AgentClaim, ClaimWish
 from launcher.agent.network.network import Network
 from launcher.agent.network.shared import Tools
-from launcher.agent.pools import Pool, PoolStore
+from launcher.agent.pools import DockerPool, PoolStore
 from launcher.agent.report import lease_view, network_view
 from launcher.agent.server.docker_ipam import AddressRequest, Kind, PoolRequest
 from launcher.engine.watch import EngineWatch
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from launcher.agent.config.file import Config
     from launcher.agent.config.keys import NetworkSettings
-    from launcher.engine.engine import View
+    from launcher.engine.model import EngineView
 
 OPENING = 5.0  # s that a new network gets to open its link, before Docker is told that it cannot be made
 NO_WITNESS_FOR_DOCKER = (
@@ -106,7 +106,7 @@ class Agent:
             self._run(pool, self._lenient(pool))
         for lease in leases.leases(states=(State.BOUND,)):
             if lease.mac and self._network_of(lease.interface, lease.address) is None:
-                pool = Pool(lease.interface, IPv4Interface(f"{lease.address}/{lease.prefix}").network)
+                pool = DockerPool(lease.interface, IPv4Interface(f"{lease.address}/{lease.prefix}").network)
                 self._run(pool, self._lenient(pool))
         opening = [asyncio.create_task(network.opened.wait()) for network in self._networks()]
         if opening:
@@ -150,7 +150,7 @@ class Agent:
         interface = settings.interface
         if interface is None:
             interface = await asyncio.to_thread(self._interface_of, request.subnet)
-        wanted = Pool(interface, request.subnet, request.ranges, dict(request.options))
+        wanted = DockerPool(interface, request.subnet, request.ranges, dict(request.options))
         new = wanted.id not in self._running
         if new and wanted.id not in self._pools.pools:
             await asyncio.to_thread(netlink.facts, interface)  # a typing error is told at once
@@ -258,7 +258,7 @@ class Agent:
     def _networks(self) -> list[Network]:
         return [running.network for running in self._running.values()]
 
-    def _run(self, pool: Pool, settings: NetworkSettings) -> Network:
+    def _run(self, pool: DockerPool, settings: NetworkSettings) -> Network:
         running = self._running.get(pool.id)
         if running is None:
             network = Network(pool, settings, self.tools, self._loop)
@@ -290,7 +290,7 @@ class Agent:
         running = self._running.get(pool_id)
         if running is not None:
             return running.network
-        pool = self._pools.request(Pool.parse(pool_id))
+        pool = self._pools.request(DockerPool.parse(pool_id))
         return self._run(pool, self._lenient(pool))
 
     def _network_of(self, interface: str, address: IPv4Address) -> Network | None:
@@ -309,12 +309,12 @@ class Agent:
             if network.pool.interface == wish.interface and network.pool.subnet == subnet:
                 break
         else:
-            network = self._run(Pool(wish.interface, subnet), self.tools.config.settings(subnet, {"ready": "0"}))
+            network = self._run(DockerPool(wish.interface, subnet), self.tools.config.settings(subnet, {"ready": "0"}))
         with suppress(TimeoutError):
             await asyncio.wait_for(network.opened.wait(), OPENING)
         return network
 
-    def _lenient(self, pool: Pool) -> NetworkSettings:
+    def _lenient(self, pool: DockerPool) -> NetworkSettings:
         """The settings of a pool that exists; options that have become wrong are left out, and told."""
         try:
             return self.tools.config.settings(pool.subnet, pool.options)
@@ -339,7 +339,9 @@ class Agent:
         )
         raise InputError(f"pool {subnet}: {several}; name the link: --ipam-opt interface=IF")
 
-    def _declared(self, pool: Pool, settings: NetworkSettings) -> tuple[Mapping[IPv4Address, str], tuple[str, ...]]:
+    def _declared(
+        self, pool: DockerPool, settings: NetworkSettings
+    ) -> tuple[Mapping[IPv4Address, str], tuple[str, ...]]:
         required = dict.fromkeys(settings.witnesses, "")
         file = self.tools.config.agent.fabric_file()
         fabric = None if file is None else load_fabric(file)
@@ -375,7 +377,7 @@ class Agent:
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def _engine_seen(self, view: View) -> None:
+    def _engine_seen(self, view: EngineView) -> None:
         if self._engine != view.version:
             self._engine = view.version
             self.tell(Event(time.time(), "engine found", text=f"Docker {view.version}"))

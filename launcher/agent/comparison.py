@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from arpipam.leases.sqlite import Lease
     from launcher.agent.network.network import Held, Network
     from launcher.agent.network.shared import Tools
-    from launcher.agent.pools import Pool
-    from launcher.engine.engine import Attached, Endpoint, View
+    from launcher.agent.pools import DockerPool
+    from launcher.engine.model import AttachedNetwork, Endpoint, EngineView
 
 SOON = 1.0  # s to the next comparison while something waits for it
 
@@ -40,14 +40,14 @@ class Ledger:
         self._networks = networks
         self._forget_pool = forget_pool
         self._look = look
-        self._view: View | None = None
+        self._view: EngineView | None = None
         self._comparing = asyncio.Lock()
         self._born: dict[str, float] = {}
         self._open = False
         """Whether something waits for another view."""
         self._again: asyncio.TimerHandle | None = None
 
-    async def compare(self, view: View) -> None:
+    async def compare(self, view: EngineView) -> None:
         """Bring all leases up to date with what the engine had."""
         async with self._comparing:
             if self._view is not None and view.at < self._view.at:
@@ -67,7 +67,7 @@ class Ledger:
                 self._again.cancel()
             self._again = asyncio.get_running_loop().call_later(SOON, self._look) if self._open else None
 
-    async def _compare(self, network: Network, view: View) -> None:
+    async def _compare(self, network: Network, view: EngineView) -> None:
         # A stopped container may keep an address that another one has by now.
         known = sorted(self._endpoints(network.pool, view), key=lambda endpoint: endpoint.running)
         endpoints = {endpoint.address: endpoint for endpoint in known}
@@ -88,7 +88,7 @@ class Ledger:
             else:
                 self._open = True
 
-    async def _learn(self, network: Network, held: Held, endpoint: Endpoint, view: View) -> None:
+    async def _learn(self, network: Network, held: Held, endpoint: Endpoint, view: EngineView) -> None:
         """A container has the address, or will have it when it starts."""
         if _outdated(view, held):
             return
@@ -109,7 +109,7 @@ class Ledger:
             else:
                 held.claim.guard()
 
-    def _is_over(self, held: Held, view: View) -> bool:
+    def _is_over(self, held: Held, view: EngineView) -> bool:
         """Whether the lease of an address that no container has is nobody's any more."""
         if _outdated(view, held):
             return False
@@ -121,7 +121,7 @@ class Ledger:
         age = time.monotonic() - view.at
         return time.time() - lease.changed > age + SOON  # it is in the view if it was there when that was taken
 
-    async def _find_lost_pools(self, view: View) -> None:
+    async def _find_lost_pools(self, view: EngineView) -> None:
         now = time.monotonic()
         known = {network.pool.id: network.pool for network in self._networks()}
         self._born = {pool_id: self._born.get(pool_id, now) for pool_id in known}
@@ -133,7 +133,7 @@ class Ledger:
 
     # Who is who.
 
-    def _has(self, pool: Pool, docker: Attached) -> bool:
+    def _has(self, pool: DockerPool, docker: AttachedNetwork) -> bool:
         """Whether the Docker network has its addresses from the pool.
 
         Docker names the bridge or parent; where only one pool has the subnet, it is that one, whatever its link is.
@@ -143,12 +143,12 @@ class Ledger:
         pools = [network.pool for network in self._networks() if network.pool.subnet == pool.subnet]
         return docker.interface == pool.interface or len(pools) == 1
 
-    def _endpoints(self, pool: Pool, view: View) -> Iterator[Endpoint]:
+    def _endpoints(self, pool: DockerPool, view: EngineView) -> Iterator[Endpoint]:
         for docker in view.networks:
             if docker.interface == pool.interface or self._has(pool, docker):
                 yield from (endpoint for endpoint in docker.endpoints if endpoint.address in pool.subnet)
 
-    def _is_ours(self, pool: Pool, endpoint: Endpoint, view: View) -> bool:
+    def _is_ours(self, pool: DockerPool, endpoint: Endpoint, view: EngineView) -> bool:
         """Whether the address is one that we gave out, as opposed to Docker itself."""
         return any(docker.name == endpoint.network and self._has(pool, docker) for docker in view.networks)
 
@@ -178,6 +178,6 @@ class Ledger:
         return any(docker.name == network and docker.ipam == driver for docker in known)
 
 
-def _outdated(view: View, held: Held) -> bool:
+def _outdated(view: EngineView, held: Held) -> bool:
     """Whether Docker has taken or given back the address after that was seen."""
     return view.at <= max(held.idle_since or 0.0, held.given or 0.0)

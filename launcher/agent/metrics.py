@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from launcher.agent.config.file import Endpoint
+    from launcher.agent.config.file import MetricsEndpoint
     from launcher.agent.contract import NetworkView, Status
 
 How = Literal["ready", "search", "given"]
@@ -81,7 +81,7 @@ class Metrics:
         """A request was answered; methods that Docker does not have are one."""
         self._requests.labels(method if method in METHODS else "other", outcome).inc()
 
-    async def serve(self, endpoint: Endpoint) -> Callable[[], Awaitable[None]]:
+    async def serve(self, endpoint: MetricsEndpoint) -> Callable[[], Awaitable[None]]:
         """Serve the figures as GET /metrics; what is returned ends that.
 
         On this event loop, in no thread of its own: `status` is called where the agent's state changes. Raises

@@ -28,7 +28,7 @@ CREATE TABLE pool (
 
 
 @dataclass(frozen=True)
-class Pool:
+class DockerPool:
     """Addresses of one link that Docker may be given. Its id says which: the same for the same request."""
 
     interface: str
@@ -46,7 +46,7 @@ class Pool:
         return f"{self.interface}:{self.subnet}" + (f":{self.ranges}" if self.ranges else "")
 
     @classmethod
-    def parse(cls, pool_id: str) -> Pool:
+    def parse(cls, pool_id: str) -> DockerPool:
         """The pool of an id; raises InputError for what is none."""
         try:
             interface, subnet, ranges = (*pool_id.split(":"), "")[:3]
@@ -64,17 +64,17 @@ class PoolStore:
     def __init__(self, path: Path) -> None:
         loss = "the ids that Docker has say what was in it"  # a pool that it has and we forget is of no use to it
         self._db = Database(path, "pools", schema=_SCHEMA, version=_VERSION, loss=loss)
-        self.pools: dict[str, Pool] = {}
+        self.pools: dict[str, DockerPool] = {}
         for interface, subnet, ranges, options, count in self._db.rows(
             "SELECT interface, subnet, ranges, options, count FROM pool"
         ):
             try:
                 inner = IPv4Network(ranges) if ranges else None
-                self._keep(Pool(interface, IPv4Network(subnet), inner, json.loads(options), count))
+                self._keep(DockerPool(interface, IPv4Network(subnet), inner, json.loads(options), count))
             except ValueError as error:
                 raise LeaseError(f"pools {path}: {error}; a damaged file may be moved away: {loss}") from None
 
-    def request(self, wanted: Pool) -> Pool:
+    def request(self, wanted: DockerPool) -> DockerPool:
         """One more asks for this pool. Raises InputError where it overlaps with another one of its link."""
         for other in self.pools.values():
             if other.id != wanted.id and other.interface == wanted.interface and other.subnet.overlaps(wanted.subnet):
@@ -87,7 +87,7 @@ class PoolStore:
             wanted = known
         return self._save(replace(wanted, count=1 + (known.count if known else 0)))
 
-    def release(self, pool_id: str, *, wholly: bool = False) -> Pool:
+    def release(self, pool_id: str, *, wholly: bool = False) -> DockerPool:
         """One fewer, or nobody any more, needs this pool; what is left of it. Raises InputError for one not known."""
         known = self.pools.get(pool_id)
         if known is None:
@@ -110,7 +110,7 @@ class PoolStore:
         """Close the file."""
         self._db.close()
 
-    def _save(self, pool: Pool) -> Pool:
+    def _save(self, pool: DockerPool) -> DockerPool:
         ranges = str(pool.ranges) if pool.ranges else ""
         with self._db.transaction():
             self._db.execute(
@@ -119,6 +119,6 @@ class PoolStore:
             )
         return self._keep(pool)
 
-    def _keep(self, pool: Pool) -> Pool:
+    def _keep(self, pool: DockerPool) -> DockerPool:
         self.pools[pool.id] = pool
         return pool

@@ -186,7 +186,9 @@ def leases(options: Options) -> int:
         return agent_leases(options.socket, as_json=options.json)
     from arpipam.allocator import may_exist  # noqa: PLC0415 - as all that takes time to load
     from arpipam.leases.sqlite import SqliteLeaseStore  # noqa: PLC0415 - as all that takes time to load
-    from launcher.engine.engine import Engine, EngineError, reconcile  # noqa: PLC0415
+    from launcher.engine.engine import Engine  # noqa: PLC0415
+    from launcher.engine.errors import EngineError  # noqa: PLC0415
+    from launcher.engine.reconcile import reconcile  # noqa: PLC0415
 
     output = Output(["interface", "address", "prefix", "mac", "owner", "state", "container"], as_json=options.json)
     path = options.state_dir / "leases.db"

@@ -150,7 +150,8 @@ def _docker(site: Site) -> Iterator[Finding]:
     """The engine's network on the bridge: whether it is there, with the right subnet, gateway and MTU."""
     from arpipam.errors import ArpipamError  # noqa: PLC0415 - as above
     from arpipam.fabric.check import Condition, Finding  # noqa: PLC0415
-    from launcher.engine.engine import Engine, EngineError  # noqa: PLC0415
+    from launcher.engine.engine import Engine  # noqa: PLC0415
+    from launcher.engine.errors import EngineError  # noqa: PLC0415
 
     bridge, local = site.fabric.bridge, site.local
     try:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from launcher.engine.engine import Engine, EngineError
+from launcher.engine.engine import Engine
+from launcher.engine.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from launcher.engine.engine import View
+    from launcher.engine.model import EngineView
 
 SETTLE = 0.1  # s: what happens together is looked at once
 RETRY = 1.0  # s between two tries to reach the engine
@@ -28,7 +29,7 @@ class EngineWatch:
         url: str,
         *,
         interval: Callable[[], float],
-        seen: Callable[[View], None],
+        seen: Callable[[EngineView], None],
         lost: Callable[[str], None],
     ) -> None:
         self._url = url

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from arpipam.claim import Claim
     from launcher.agent.client.remote_claim import RemoteClaim
-    from launcher.engine.engine import Engine, Network
+    from launcher.engine.engine import Engine
+    from launcher.engine.model import DockerNetwork
 
 PROGRAM = "arpipam-run"
 MOST_TRIES = 8  # addresses that the engine may turn out to have given away itself, before we ask for help
@@ -74,7 +75,7 @@ class Launch:
         self._wish = wish
         self._client = Client()
         self._engine: Engine
-        self._network: Network | None = None
+        self._network: DockerNetwork | None = None
         self._given: dict[IPv4Address, str] = {}
         """Addresses that the engine has given away or promised, and to which container."""
 
@@ -114,7 +115,8 @@ class Launch:
 
     def _look(self) -> None:
         """See what the engine has: its network on the link, its containers; and what became of older leases."""
-        from launcher.engine.engine import Engine, reconcile  # noqa: PLC0415 - docker-py takes 0.1 s, saved while we listen
+        from launcher.engine.engine import Engine  # noqa: PLC0415 - docker-py takes 0.1 s, saved while we listen
+        from launcher.engine.reconcile import reconcile  # noqa: PLC0415
 
         self._engine = Engine()
         if self._agent is None:  # which does that itself
@@ -203,7 +205,7 @@ class Launch:
                 )
         return subnet
 
-    def _make_network(self, own: IPv4Interface | None) -> Network:
+    def _make_network(self, own: IPv4Interface | None) -> DockerNetwork:
         """Make the Docker network on the bridge, which must come out of it as it was."""
         interface = self._options.interface
         before = facts(interface)
@@ -223,7 +225,7 @@ class Launch:
             )
         return network
 
-    def _run_docker(self, claim: Claim | RemoteClaim, network: Network) -> int | None:
+    def _run_docker(self, claim: Claim | RemoteClaim, network: DockerNetwork) -> int | None:
         """Run docker to its end; None when the engine had the address in use."""
         arguments = [
             "--network",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from arpipam.claim import ClaimState
 from launcher.agent.comparison import Ledger
 from launcher.agent.network.network import PENDING, Held
-from launcher.agent.pools import Pool
-from launcher.engine.engine import Attached, Endpoint, View
+from launcher.agent.pools import DockerPool
+from launcher.engine.model import AttachedNetwork, Endpoint, EngineView
 from tests.support.leases import MAC, address, reserved
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Network:
     """A network that is open, and which addresses it released."""
 
     held: dict[IPv4Address, Held]
-    pool: Pool = field(default_factory=lambda: Pool("br0", SUBNET, count=1))
+    pool: DockerPool = field(default_factory=lambda: DockerPool("br0", SUBNET, count=1))
     opened: Any = field(default_factory=lambda: SimpleNamespace(is_set=lambda: True))
     lending: tuple[IPv4Address, ...] = ()
     released: list[IPv4Address] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Network:
         del self.held[address]
 
 
-def compare(store: SqliteLeaseStore, network: Network, view: View) -> None:
+def compare(store: SqliteLeaseStore, network: Network, view: EngineView) -> None:
     """One comparison."""
 
     async def forget(pool_id: str) -> None:
@@ -70,9 +70,9 @@ def compare(store: SqliteLeaseStore, network: Network, view: View) -> None:
     asyncio.run(once())
 
 
-def seen(*endpoints: Endpoint, at: float | None = None) -> View:
+def seen(*endpoints: Endpoint, at: float | None = None) -> EngineView:
     at = time.monotonic() if at is None else at
-    return View(at, "20.10", (Attached("lan", "arpipam", SUBNET, None, "br0", endpoints),))
+    return EngineView(at, "20.10", (AttachedNetwork("lan", "arpipam", SUBNET, None, "br0", endpoints),))
 
 
 def stopped(name: str, container: str) -> Endpoint:

@@ -11,7 +11,7 @@ import pytest
 from arpipam.errors import InputError
 from launcher.agent.config import file as config
 from launcher.agent.config import keys
-from launcher.agent.config.file import Config, Endpoint, changes, load, parse
+from launcher.agent.config.file import Config, MetricsEndpoint, changes, load, parse
 from launcher.agent.config.keys import AgentSettings
 
 LAN = IPv4Network("172.16.42.0/24")
@@ -72,7 +72,11 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
     found = load(path)
     agent = found.agent
     assert (agent.socket, agent.state_dir) == (Path("/run/a.sock"), Path("/srv/arpipam"))
-    assert (agent.metrics, agent.fabric, agent.host) == (Endpoint("::1", 9475), Path("/etc/fabric.toml"), "host2")
+    assert (agent.metrics, agent.fabric, agent.host) == (
+        MetricsEndpoint("::1", 9475),
+        Path("/etc/fabric.toml"),
+        "host2",
+    )
     assert (agent.docker, agent.hook) == ("tcp://127.0.0.1:2375", Path("/usr/bin/logger"))
     assert (agent.remember, agent.quarantine, agent.compare) == (0, 1.5, 5)
     network = found.settings(LAN, {})
@@ -196,15 +200,15 @@ def test_the_usual_file_may_be_missing(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_where_the_metrics_are() -> None:
-    assert Endpoint.parse("127.0.0.1:9475") == Endpoint("127.0.0.1", 9475)
-    assert str(Endpoint.parse("[fe80::1]:1")) == "[fe80::1]:1"
-    assert str(Endpoint.parse("0.0.0.0:65535")) == "0.0.0.0:65535"
+    assert MetricsEndpoint.parse("127.0.0.1:9475") == MetricsEndpoint("127.0.0.1", 9475)
+    assert str(MetricsEndpoint.parse("[fe80::1]:1")) == "[fe80::1]:1"
+    assert str(MetricsEndpoint.parse("0.0.0.0:65535")) == "0.0.0.0:65535"
     for text in ("", "9475", ":9475", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "1.2.3:1", "::1:1"):
         with pytest.raises(InputError, match=r"write ADDRESS:PORT, such as 127\.0\.0\.1:9475"):
-            Endpoint.parse(text)
+            MetricsEndpoint.parse(text)
     for text in ("localhost:1", "[127.0.0.1]:1", "[::1]", "[x:y]:1", "127.0.0.1:1\n", "127.0.0.1:\u0661"):
         with pytest.raises(InputError):
-            Endpoint.parse(text)
+            MetricsEndpoint.parse(text)
 
 
 def test_the_command_line_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +217,7 @@ def test_the_command_line_comes_first(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found.override() == found
     said = found.override(socket=Path("a.sock"), metrics="127.0.0.1:1").agent
     assert (said.socket, said.state_dir) == (tmp_path / "a.sock", Path("/srv"))
-    assert (said.metrics, said.quarantine) == (Endpoint("127.0.0.1", 1), 5)
+    assert (said.metrics, said.quarantine) == (MetricsEndpoint("127.0.0.1", 1), 5)
     assert found.override(state_dir=tmp_path).agent.state_dir == tmp_path
     with pytest.raises(InputError, match=r"^--metrics x: write ADDRESS:PORT"):
         found.override(metrics="x")

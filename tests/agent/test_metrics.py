@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from arpipam.errors import InputError
 from arpipam.protocol.probing import Verdict
-from launcher.agent.config.file import Endpoint
+from launcher.agent.config.file import MetricsEndpoint
 from launcher.agent.contract import NetworkView, Status
 from launcher.agent.metrics import Metrics
 
@@ -155,13 +155,13 @@ def free_port(family: socket.AddressFamily = socket.AF_INET) -> int:
         return int(taken.getsockname()[1])
 
 
-async def fetched(endpoint: Endpoint, path: str = "/metrics", **headers: str) -> tuple[int, str, str]:
+async def fetched(endpoint: MetricsEndpoint, path: str = "/metrics", **headers: str) -> tuple[int, str, str]:
     async with aiohttp.ClientSession() as session, session.get(f"http://{endpoint}{path}", headers=headers) as answer:
         return answer.status, answer.headers["Content-Type"], await answer.text()
 
 
 def test_the_figures_are_served_and_the_server_leaves_nothing_behind() -> None:
-    endpoint = Endpoint("127.0.0.1", free_port())
+    endpoint = MetricsEndpoint("127.0.0.1", free_port())
     asked_in: list[threading.Thread] = []
 
     def asked() -> Status:
@@ -194,7 +194,7 @@ def test_the_figures_are_served_and_the_server_leaves_nothing_behind() -> None:
 
 
 def test_a_scraper_that_keeps_its_connection_does_not_hold_the_server_up() -> None:
-    endpoint = Endpoint("127.0.0.1", free_port())
+    endpoint = MetricsEndpoint("127.0.0.1", free_port())
 
     async def scrape() -> float:
         close = await Metrics(status).serve(endpoint)
@@ -213,7 +213,7 @@ def test_a_scraper_that_keeps_its_connection_does_not_hold_the_server_up() -> No
 
 def test_the_figures_are_served_by_ipv6() -> None:
     try:
-        endpoint = Endpoint("::1", free_port(socket.AF_INET6))
+        endpoint = MetricsEndpoint("::1", free_port(socket.AF_INET6))
     except OSError:
         pytest.skip("no IPv6 here")
 
@@ -237,6 +237,6 @@ def test_an_address_that_cannot_be_had_is_one_clear_line(address: str, said: str
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        endpoint = Endpoint(address, taken.getsockname()[1])
+        endpoint = MetricsEndpoint(address, taken.getsockname()[1])
         with pytest.raises(InputError, match=said):
             asyncio.run(Metrics(status).serve(endpoint))

@@ -13,7 +13,7 @@ from arpipam.claim import ClaimState
 from arpipam.errors import LeaseError
 from launcher.agent.config.keys import NetworkSettings
 from launcher.agent.network.network import Held, Network
-from launcher.agent.pools import Pool
+from launcher.agent.pools import DockerPool
 from tests.agent.test_comparison import OTHER, SUBNET, Claim
 from tests.support.leases import MAC, address, reserved
 
@@ -33,7 +33,7 @@ def network_of(store: SqliteLeaseStore) -> Network:
         stations=lambda _: None,
         tell=lambda _: None,
     )
-    network = Network(Pool("br0", SUBNET), NetworkSettings(), cast("Any", tools), asyncio.get_running_loop())
+    network = Network(DockerPool("br0", SUBNET), NetworkSettings(), cast("Any", tools), asyncio.get_running_loop())
     network.opened.set()
     return network
 

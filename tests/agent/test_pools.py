@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arpipam.errors import InputError, LeaseError
-from launcher.agent.pools import Pool, PoolStore
+from launcher.agent.pools import DockerPool, PoolStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SUBNET, RANGE = IPv4Network("172.16.42.0/24"), IPv4Network("172.16.42.128/25")
-POOL = Pool("br0", SUBNET, RANGE, {"order": "random"})
+POOL = DockerPool("br0", SUBNET, RANGE, {"order": "random"})
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def store(path: Path) -> Iterator[PoolStore]:
         yield store
 
 
-def again(path: Path) -> dict[str, Pool]:
+def again(path: Path) -> dict[str, DockerPool]:
     """What the next process finds."""
     with closing(PoolStore(path)) as store:
         return store.pools
@@ -52,11 +52,12 @@ def refusal(call: Callable[[], object], kind: type[Exception]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("pool", "pool_id"), [(POOL, "br0:172.16.42.0/24:172.16.42.128/25"), (Pool("br0", SUBNET), "br0:172.16.42.0/24")]
+    ("pool", "pool_id"),
+    [(POOL, "br0:172.16.42.0/24:172.16.42.128/25"), (DockerPool("br0", SUBNET), "br0:172.16.42.0/24")],
 )
-def test_an_id_says_which_pool_it_is(pool: Pool, pool_id: str) -> None:
+def test_an_id_says_which_pool_it_is(pool: DockerPool, pool_id: str) -> None:
     assert pool.id == pool_id
-    parsed = Pool.parse(pool_id)
+    parsed = DockerPool.parse(pool_id)
     assert (parsed.interface, parsed.subnet, parsed.ranges) == (pool.interface, pool.subnet, pool.ranges)
     assert (parsed.options, parsed.count) == ({}, 0)
 
@@ -67,13 +68,13 @@ NETWORKS = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)).map(lambda a
 
 @given(NAMES, NETWORKS, st.none() | NETWORKS)
 def test_every_id_leads_back_to_its_pool(interface: str, subnet: IPv4Network, ranges: IPv4Network | None) -> None:
-    pool = Pool(interface, subnet, ranges)
-    assert Pool.parse(pool.id) == pool
+    pool = DockerPool(interface, subnet, ranges)
+    assert DockerPool.parse(pool.id) == pool
 
 
 def test_neither_options_nor_count_make_it_another_pool() -> None:
-    assert Pool("br0", SUBNET, options={"order": "random"}, count=3).id == Pool("br0", SUBNET).id
-    assert len({Pool("br0", SUBNET).id, Pool("br1", SUBNET).id, Pool("br0", SUBNET, RANGE).id}) == 3
+    assert DockerPool("br0", SUBNET, options={"order": "random"}, count=3).id == DockerPool("br0", SUBNET).id
+    assert len({DockerPool("br0", SUBNET).id, DockerPool("br1", SUBNET).id, DockerPool("br0", SUBNET, RANGE).id}) == 3
 
 
 @pytest.mark.parametrize(
@@ -81,13 +82,13 @@ def test_neither_options_nor_count_make_it_another_pool() -> None:
     ["", "br0", "br0:", "br0:172.16.42.1/24", "br0:172.16.42.0/24:", "br0:172.16.42.0/24:x", "br0:fd00::/64", "0" * 64],
 )
 def test_what_is_no_id_of_ours_is_refused(pool_id: str) -> None:
-    assert refusal(lambda: Pool.parse(pool_id), InputError).startswith(f"pool {pool_id!r} is not known here")
+    assert refusal(lambda: DockerPool.parse(pool_id), InputError).startswith(f"pool {pool_id!r} is not known here")
 
 
 @given(st.text(max_size=60))
 def test_no_text_makes_it_fail_otherwise(text: str) -> None:
     with suppress(InputError):
-        Pool.parse(text)
+        DockerPool.parse(text)
 
 
 # Requests and releases.
@@ -112,22 +113,22 @@ def test_given_back_wholly_it_is_gone_at_once(store: PoolStore, path: Path) -> N
 
 def test_a_second_network_on_a_pool_changes_nothing_for_the_first(store: PoolStore, path: Path) -> None:
     store.request(POOL)
-    other = Pool("br0", SUBNET, RANGE, {"order": "sticky"})
-    assert store.request(other) == Pool("br0", SUBNET, RANGE, {"order": "random"}, 2)
+    other = DockerPool("br0", SUBNET, RANGE, {"order": "sticky"})
+    assert store.request(other) == DockerPool("br0", SUBNET, RANGE, {"order": "random"}, 2)
     assert again(path) == store.pools
 
 
 def test_an_engine_that_starts_brings_the_options_that_it_has_by_then(store: PoolStore, path: Path) -> None:
     store.request(POOL)
     store.recount()
-    assert store.request(Pool("br0", SUBNET, RANGE, {"order": "sticky"})).options == {"order": "sticky"}
+    assert store.request(DockerPool("br0", SUBNET, RANGE, {"order": "sticky"})).options == {"order": "sticky"}
     assert again(path) == store.pools
 
 
 def test_after_a_restart_everything_is_as_it_was(path: Path) -> None:
     with closing(PoolStore(path)) as store:
         store.request(POOL)
-        store.request(Pool("br1", SUBNET))
+        store.request(DockerPool("br1", SUBNET))
         before = dict(store.pools)
     assert again(path) == before
     assert set(before) == {POOL.id, "br1:172.16.42.0/24"}
@@ -137,7 +138,7 @@ def test_an_engine_that_starts_counts_anew(store: PoolStore, path: Path) -> None
     for _ in range(3):
         store.request(POOL)
     store.recount()
-    assert store.pools == again(path) == {POOL.id: Pool("br0", SUBNET, RANGE, {"order": "random"}, 0)}
+    assert store.pools == again(path) == {POOL.id: DockerPool("br0", SUBNET, RANGE, {"order": "random"}, 0)}
     assert store.request(POOL).count == 1
     assert store.release(POOL.id).count == 0
     assert store.pools == {}
@@ -154,14 +155,14 @@ def test_what_was_counted_anew_and_never_asked_for_can_be_given_back(store: Pool
 def test_what_overlaps_with_another_pool_of_the_same_link_is_refused(store: PoolStore, path: Path, subnet: str) -> None:
     store.request(POOL)
     before = dict(store.pools)
-    said = refusal(lambda: store.request(Pool("br0", IPv4Network(subnet))), InputError)
+    said = refusal(lambda: store.request(DockerPool("br0", IPv4Network(subnet))), InputError)
     assert said.startswith(f"pool {subnet} overlaps with 172.16.42.0/24, which another Docker network has on br0")
     assert store.pools == again(path) == before
 
 
-@pytest.mark.parametrize("pool", [Pool("br1", SUBNET), Pool("br0", IPv4Network("172.16.43.0/24"))])
+@pytest.mark.parametrize("pool", [DockerPool("br1", SUBNET), DockerPool("br0", IPv4Network("172.16.43.0/24"))])
 def test_the_same_subnet_on_another_link_and_another_on_the_same_are_none_of_its_business(
-    store: PoolStore, pool: Pool
+    store: PoolStore, pool: DockerPool
 ) -> None:
     store.request(POOL)
     assert store.request(pool).count == 1
@@ -217,7 +218,7 @@ def test_what_could_not_be_written_has_not_happened(store: PoolStore, path: Path
             refusal(call, LeaseError)
             for call in (
                 lambda: store.request(POOL),
-                lambda: store.request(Pool("br1", SUBNET)),
+                lambda: store.request(DockerPool("br1", SUBNET)),
                 lambda: store.release(POOL.id),
                 store.recount,
             )

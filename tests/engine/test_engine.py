@@ -10,9 +10,11 @@ from docker.errors import APIError, DockerException
 
 from arpipam.errors import InputError
 from arpipam.leases.sqlite import Lease, SqliteLeaseStore, State
-from launcher.engine.engine import Attached, Container, Endpoint, Engine, EngineError, Network, reconcile
-from launcher.engine.engine import _container as container_of
-from launcher.engine.engine import _usable as usable
+from launcher.engine.engine import Engine
+from launcher.engine.errors import EngineError
+from launcher.engine.model import AttachedNetwork, Container, DockerNetwork, Endpoint, usable
+from launcher.engine.model import container as container_of
+from launcher.engine.reconcile import reconcile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +42,9 @@ def with_config(*configs: dict[str, Any]) -> dict[str, Any]:
 def test_a_network_on_the_interface(description: dict[str, Any], interface: str) -> None:
     network = usable(description, interface)
     gateway = IPv4Address("172.16.42.1")
-    wanted = Network("lan", description["Driver"], IPv4Network("172.16.42.0/24"), gateway, frozenset([gateway]), None)
+    wanted = DockerNetwork(
+        "lan", description["Driver"], IPv4Network("172.16.42.0/24"), gateway, frozenset([gateway]), None
+    )
     assert network == wanted
 
 
@@ -235,7 +239,7 @@ CONTAINER = "c1" + 62 * "0"
 RUNNING = {"IPAMConfig": None, "IPAddress": "172.16.42.7", "MacAddress": "02:42:ac:10:2a:07"}
 
 
-def attached(description: dict[str, Any], *containers: dict[str, Any]) -> list[Attached]:
+def attached(description: dict[str, Any], *containers: dict[str, Any]) -> list[AttachedNetwork]:
     return list(Asked(Answers([description], containers)).view().networks)
 
 
@@ -252,7 +256,7 @@ def test_a_view_has_each_network_and_who_is_on_it() -> None:
         running=True,
         lease=7,
     )
-    assert lan == Attached("lan", "default", IPv4Network("172.16.42.0/24"), None, "br0", (endpoint,))
+    assert lan == AttachedNetwork("lan", "default", IPv4Network("172.16.42.0/24"), None, "br0", (endpoint,))
     assert view.version == "20.10.24"
 
 
@@ -285,7 +289,7 @@ def test_an_endpoint_has_the_address_that_it_has_or_will_have(
 
 def test_a_container_without_networks_is_on_none() -> None:
     assert attached(BRIDGE, summary(None)) == [
-        Attached("lan", "default", IPv4Network("172.16.42.0/24"), None, "br0", ())
+        AttachedNetwork("lan", "default", IPv4Network("172.16.42.0/24"), None, "br0", ())
     ]
 
 

@@ -16,14 +16,14 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from arpipam.errors import InputError
 from arpipam.protocol.pool import Pool
-from launcher.agent.config.keys import AgentSettings, DeclaredNetwork, Endpoint, NetworkSettings, listed
+from launcher.agent.config.keys import AgentSettings, DeclaredNetwork, MetricsEndpoint, NetworkSettings, listed
 from launcher.agent.config.toml_lines import line_of, unended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from ipaddress import IPv4Network
 
-__all__ = ["Config", "Endpoint", "NetworkSettings", "changes", "load", "parse"]
+__all__ = ["Config", "MetricsEndpoint", "NetworkSettings", "changes", "load", "parse"]
 
 DEFAULT_CONFIG = Path("/etc/arpipam/agent.toml")
 _SHOWN = 60

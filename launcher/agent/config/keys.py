@@ -29,14 +29,14 @@ Policy = Literal["defend", "report", "move"]
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class MetricsEndpoint:
     """Where the metrics are served."""
 
     address: str
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Endpoint:
+    def parse(cls, text: str) -> MetricsEndpoint:
         """From ADDRESS:PORT, with brackets round an IPv6 address; raises InputError for anything else."""
         match = re.fullmatch(r"(?:\[([^\[\]]*:[^\[\]]*)\]|([0-9.]+)):([0-9]{1,5})", text)
         with suppress(ValueError):
@@ -64,7 +64,7 @@ def _socket(path: Path) -> Path:
 
 
 def _endpoint(value: object) -> object:
-    return Endpoint.parse(value) if isinstance(value, str) else value
+    return MetricsEndpoint.parse(value) if isinstance(value, str) else value
 
 
 def _fabric(value: object) -> object:
@@ -105,7 +105,7 @@ class AgentSettings(BaseModel, extra="forbid", frozen=True, strict=True):
         default=DEFAULT_SOCKET, description=f"{_ABSOLUTE}{DEFAULT_SOCKET}, of at most {LONGEST_SOCKET} bytes"
     )
     state_dir: AbsolutePath = Field(default=DEFAULT_STATE_DIR, description=f"{_ABSOLUTE}{DEFAULT_STATE_DIR}")
-    metrics: Annotated[Endpoint | None, BeforeValidator(_endpoint)] = Field(
+    metrics: Annotated[MetricsEndpoint | None, BeforeValidator(_endpoint)] = Field(
         default=None, description="ADDRESS:PORT, such as 127.0.0.1:9475"
     )
     """None: they are not served."""

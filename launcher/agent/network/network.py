@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from launcher.agent.config.keys import NetworkSettings
     from launcher.agent.metrics import How
     from launcher.agent.network.shared import Tools
-    from launcher.agent.pools import Pool
+    from launcher.agent.pools import DockerPool
 
 PENDING = "docker"
 """The container of a lease that Docker has been given, as long as it is not known which container that is for."""
@@ -70,7 +70,9 @@ class Held:
 class Network:
     """A pool under `settings`, opened by `run`."""
 
-    def __init__(self, pool: Pool, settings: NetworkSettings, tools: Tools, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, pool: DockerPool, settings: NetworkSettings, tools: Tools, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.pool = pool
         self.settings = settings
         self.held: dict[IPv4Address, Held] = {}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from launcher.agent.contract import Event
     from launcher.agent.memory import Stations
     from launcher.agent.metrics import Metrics
-    from launcher.agent.pools import Pool
+    from launcher.agent.pools import DockerPool
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Tools:
     """Do something beside, to its end."""
     stations: Callable[[str], Stations]
     """The memory of an interface."""
-    declared: Callable[[Pool, NetworkSettings], tuple[Mapping[IPv4Address, str], tuple[str, ...]]]
+    declared: Callable[[DockerPool, NetworkSettings], tuple[Mapping[IPv4Address, str], tuple[str, ...]]]
     """Who must answer on the pool's link, with names, and which addresses stay reserved; for a thread."""
     ledger: Ledger = field(init=False)
     """What is known of the containers."""
