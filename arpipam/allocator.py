@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -334,6 +335,7 @@ class Allocator:
     def _hold(self, acd: Acd, take: Callable[[], None], lease: Lease, found: Found) -> Claim:
         """Announce it, and since when it is ours; defend it from now on."""
         acd.since = round(lease.created * 1_000_000)
+        acd.epoch = time.time() - self._driver.link.now()
         take()
         claim = Claim(acd, lease, found, driver=self._driver, store=self.leases, asker=self._terms.own_address)
         self._driver.hold(acd.address, claim)

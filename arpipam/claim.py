@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
 from arpipam.leases.sqlite import State as LeaseState
-from arpipam.protocol import arp
-from arpipam.protocol.acd import State
+from arpipam.protocol import arp, events
+from arpipam.protocol.acd import AcdState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     from arpipam.leases.sqlite import Lease, LeaseStore
     from arpipam.link.loop import Driver
-    from arpipam.protocol.acd import Acd, Policy
+    from arpipam.protocol.acd import Acd
     from arpipam.protocol.arp import ArpPacket
     from arpipam.protocol.outbox import Outbox
+    from arpipam.protocol.policy import Policy
     from arpipam.results import Found
 
-_HELD = (State.ANNOUNCING, State.DEFENDING, State.GUARDING)
+_HELD = (AcdState.ANNOUNCING, AcdState.DEFENDING, AcdState.GUARDING)
 
 QUARANTINE = 60.0
 """Seconds for which a released address is given to nobody else."""
@@ -48,11 +49,11 @@ class ClaimState(StrEnum):
 
 
 _STATES = {
-    State.ANNOUNCING: ClaimState.ANNOUNCING,
-    State.DEFENDING: ClaimState.DEFENDING,
-    State.GUARDING: ClaimState.GUARDED,
-    State.LOST: ClaimState.CONFLICT,
-    State.RELEASED: ClaimState.RELEASED,
+    AcdState.ANNOUNCING: ClaimState.ANNOUNCING,
+    AcdState.DEFENDING: ClaimState.DEFENDING,
+    AcdState.GUARDING: ClaimState.GUARDED,
+    AcdState.LOST: ClaimState.CONFLICT,
+    AcdState.RELEASED: ClaimState.RELEASED,
 }
 
 
@@ -65,8 +66,8 @@ class Conflict:
     """Ours."""
     other: str
     """The MAC of the other station."""
-    elder: bool | None
-    """Whether ours is the elder of two claims; None where the other station does not say since when it has it."""
+    older: bool | None
+    """Whether ours is the older of two claims; None where the other station does not say since when it has it."""
 
 
 class Claim:
@@ -128,18 +129,13 @@ class Claim:
                 self._acd.hand_over()
         if self._driver.late and packet.is_probe and packet.target_ip == self._acd.address:
             self._was_absent(packet)
-        before = self._acd.conflicts
         self._acd.receive(packet, now)
-        if self._acd.conflicts > before:
-            conflict = Conflict(self.address, self.mac, arp.mac_text(packet.sender_mac), self._acd.elder)
-            for listener in self._conflict_listeners:
-                listener(conflict)
         self._follow()
 
     def _was_absent(self, packet: ArpPacket) -> None:
         """A probe waited for us for so long that its sender may have taken our silence for an answer."""
-        if self._acd.state in (State.ANNOUNCING, State.DEFENDING) and packet.sender_mac != self._acd.mac:
-            self._acd.announce()  # if it has claimed the address by now, this tells it who is the elder
+        if self._acd.state in (AcdState.ANNOUNCING, AcdState.DEFENDING) and packet.sender_mac != self._acd.mac:
+            self._acd.announce()  # if it has claimed the address by now, this tells it which claim is older
             for listener in self._absence_listeners:
                 listener(arp.mac_text(packet.sender_mac))
 
@@ -164,10 +160,15 @@ class Claim:
 
     def _follow(self) -> None:
         self._driver.stir(self._acd.address)
-        if self._acd.other is not None and self._acd.state is State.LOST:
-            self.conflict = arp.mac_text(self._acd.other)
+        for event in self._acd.events():
+            if isinstance(event, events.Conflict):
+                conflict = Conflict(self.address, self.mac, arp.mac_text(event.mac), event.older)
+                for listener in self._conflict_listeners:
+                    listener(conflict)
+            elif isinstance(event, events.Lost):
+                self.conflict = arp.mac_text(event.mac)
         self._become(_STATES[self._acd.state])
-        if self._acd.state is State.LOST:
+        if self._acd.state is AcdState.LOST:
             self._driver.let_go(self._acd.address)
 
     def _become(self, state: ClaimState) -> None:
@@ -214,10 +215,10 @@ class Claim:
             self._acd.policy = policy
             self.answered.clear()
             self._ask_at = None
-            if self._acd.state is State.GUARDING:  # whoever had it until now is gone
+            if self._acd.state is AcdState.GUARDING:  # whoever had it until now is gone
                 self._acd.take_over()
             if arp.mac_bytes(lease.mac) != self._acd.mac:
-                self._acd.rename(arp.mac_bytes(lease.mac))
+                self._acd.change_mac(arp.mac_bytes(lease.mac))
             self._follow()
 
         self._driver.call(hand_out)
@@ -230,7 +231,7 @@ class Claim:
         """Ask the owner until it answers for itself, and from then on only look out for others: `GUARDED`."""
 
         def ask() -> None:
-            if self._ask_at is None and self._acd.state in (State.ANNOUNCING, State.DEFENDING):
+            if self._ask_at is None and self._acd.state in (AcdState.ANNOUNCING, AcdState.DEFENDING):
                 self.answered.clear()
                 self._ask_gap = _ASK_EVERY
                 self._ask_at = self._driver.link.now()
@@ -243,7 +244,7 @@ class Claim:
 
         def guard() -> None:
             self._ask_at = None
-            if self._acd.state in (State.ANNOUNCING, State.DEFENDING):
+            if self._acd.state in (AcdState.ANNOUNCING, AcdState.DEFENDING):
                 self._acd.hand_over()
             self._follow()
 
@@ -254,7 +255,7 @@ class Claim:
 
         def take_over() -> None:
             self._ask_at = None
-            if self._acd.state is State.GUARDING:
+            if self._acd.state is AcdState.GUARDING:
                 self._acd.take_over()
             self._follow()
 

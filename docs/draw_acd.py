@@ -1,11 +1,12 @@
-"""Draws docs/acd.md from the table in arpipam/acd.py: `python docs/draw_acd.py > docs/acd.md`."""  # noqa: INP001 - a script
+"""Draws docs/acd.md from the table and the decisions of the protocol: `python docs/draw_acd.py > docs/acd.md`."""  # noqa: INP001 - a script
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
 
-from arpipam.protocol.acd import TRANSITIONS, Policy, State
+from arpipam.protocol.acd import TRANSITIONS, AcdState
+from arpipam.protocol.policy import Policy, decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
 HEAD = """\
 # One address: the RFC 5227 state machine
 
-This file is drawn from `arpipam.protocol.acd.TRANSITIONS` by `python docs/draw_acd.py > docs/acd.md`; do not edit
-it. What is not in the table is a fault of the caller: it raises `IllegalTransition` and changes nothing.
+This file is drawn from `arpipam.protocol.acd.TRANSITIONS` and `arpipam.protocol.policy.decide` by
+`python docs/draw_acd.py > docs/acd.md`; do not edit it. An input that a state's row does not list is a fault of the
+caller: it raises `IllegalTransition` and changes nothing.
 """
 
 NOTES = """\
@@ -23,36 +25,55 @@ NOTES = """\
 - *a station uses it*: a request or reply with the address as its sender, from another MAC. *A station probes for it*: a
   request for it with sender 0.0.0.0, from a MAC that is none of this host's (2.1.1). Any other request for the address
   is no conflict: *a station asks for it*, and while the address is ours it is answered (2.3).
-- *free* is nobody's: the caller claims the address, or lets it go.
+- *free* is not reserved: the caller claims the address at once, or lets it go.
 - *announcing*: ANNOUNCE_NUM announcements, ANNOUNCE_INTERVAL apart (2.3). The address is answered for from the
   first one on.
-- *guarding*: the owner, a container say, answers for the address itself (*its owner answers*), under the MAC that we
-  announced; when it is gone we answer again. *Ours since before*: the claim of a process that ended.
-- An announcement says, in the padding of its frame, since when its sender has the address. Where two claims meet, as
-  after a cut link is whole again, both sides so know the elder one (of two from the same microsecond, that of the lower
-  MAC): it is defended whatever the policy, the younger one is *given up*, or *noted* where its owner uses the address.
-- Any other conflict while the address is ours is *defended*, *given up* or *noted* as the policy says (2.4):
+- *guarding*: the owner, for example a container, answers for the address itself (*its owner answers*), under the MAC
+  that we announced; when it is gone we answer again. *Ours since before*: the claim of a process that ended.
 """
 
-POLICIES = {
-    Policy.NEVER: "(a) given up at once",
-    Policy.ONCE: "(b) defended by one announcement, given up at the second conflict within DEFEND_INTERVAL",
-    Policy.ALWAYS: "(c) defended for ever, by at most one announcement in DEFEND_INTERVAL",
-    Policy.REPORT: "noted, and left to whoever is told",
-}
+DECISIONS = """\
+## Decisions
+
+Where another station uses an address that we hold, the policy of the claim decides (2.4), unless it is known which of
+two claims is older. *Again*: a second conflict within DEFEND_INTERVAL of our last defence, which is one announcement.
+
+An announcement says, in the padding of its frame, since when its sender has the address. Where two claims meet, as
+after a cut link is whole again, so both sides know which claim is older; ties go to the lower MAC. The date is bounded,
+not proven: one before the first release of the program (2026), in the future, or more than ten years before our own
+claim counts as not said, but within these bounds a station can lie.
+"""
+
+EVENTS = """\
+## Events
+
+`Acd.events()` returns what has happened since the last call: `Ready` (no station answered), `Used`, `Contended`,
+`Announced`, `Conflict` (one for each frame, with the decision), `Defended` (the announcement has left) and `Lost`. The
+queue is bounded; a flood of conflicts that nobody reads is counted in `dropped_events`.
+"""
+
+
+def exits(state: AcdState) -> Iterator[tuple[str, AcdState]]:
+    """What happens in a state, with the decision where there is one, and the next state."""
+    for what, after in TRANSITIONS[state].items():
+        if isinstance(after, AcdState):
+            yield what, after
+        else:
+            yield from ((f"{what}: {decision}", decided) for decision, decided in after.items())
 
 
 def diagram() -> Iterator[str]:
     """Draw the machine as mermaid does; what happens between the same two states shares an arrow."""
     yield "stateDiagram-v2"
-    for state in State:
+    for state in AcdState:
         yield f'    state "{state}" as {state.name}'
-    yield f"    [*] --> {State.WAITING.name}"
-    arrows: dict[tuple[State, State], list[str]] = {}
-    for (state, what), after in TRANSITIONS.items():
-        arrows.setdefault((state, after), []).append(what)
-    for (state, after), inputs in arrows.items():
-        yield f"    {state.name} --> {after.name}: {', '.join(inputs)}"
+    yield f"    [*] --> {AcdState.WAITING.name}"
+    for state in TRANSITIONS:
+        arrows: dict[AcdState, list[str]] = {}
+        for what, after in exits(state):
+            arrows.setdefault(after, []).append(what.replace(":", ","))
+        for after, inputs in arrows.items():
+            yield f"    {state.name} --> {after.name}: {', '.join(inputs)}"
     for state in ends():
         yield f"    {state.name} --> [*]"
 
@@ -61,24 +82,40 @@ def table() -> Iterator[str]:
     """All transitions, by state."""
     yield "| state | what happens | next state |"
     yield "|---|---|---|"
-    order = list(State)
-    for (state, what), after in sorted(TRANSITIONS.items(), key=lambda entry: order.index(entry[0][0])):
-        yield f"| {state} | {what} | {'(stays)' if after is state else after} |"
+    for state in TRANSITIONS:
+        for what, after in exits(state):
+            yield f"| {state} | {what} | {'(stays)' if after is state else after} |"
 
 
-def ends() -> list[State]:
+def decisions() -> Iterator[str]:
+    """What `decide` says, by policy."""
+    yield "| policy | not known which is older | again | ours is older | the other is older | ... while *guarding* |"
+    yield "|---|---|---|---|---|---|"
+    for policy in Policy:
+        cases = [
+            decide(policy, older=older, recently_defended=recently, guarding=guarding)
+            for older, recently, guarding in (
+                (None, False, False),
+                (None, True, False),
+                (True, False, False),
+                (False, False, False),
+                (False, False, True),
+            )
+        ]
+        yield f"| `{policy}` | {' | '.join(cases)} |"
+
+
+def ends() -> list[AcdState]:
     """States that nothing leads on from."""
-    left = {state for state, _ in TRANSITIONS}
-    return [state for state in State if state not in left]
+    return [state for state in AcdState if not TRANSITIONS[state]]
 
 
 def main() -> None:
     """Write the page."""
-    policies = "\n".join(f"  - `{policy}`: {POLICIES[policy]}" for policy in Policy)
     final = ", ".join(f"*{state}*" for state in ends())
-    last = f"- Nothing leads on from {final}."
-    parts = [HEAD, "```mermaid", *diagram(), "```\n", *table(), "", NOTES + policies, last]
-    sys.stdout.write("\n".join(parts) + "\n")
+    last = f"- Nothing leads on from {final}.\n"
+    parts = [HEAD, "```mermaid", *diagram(), "```\n", *table(), "", NOTES + last, DECISIONS, *decisions(), "", EVENTS]
+    sys.stdout.write("\n".join(parts).rstrip() + "\n")
 
 
 if __name__ == "__main__":

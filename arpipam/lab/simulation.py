@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from arpipam.protocol import arp
-from arpipam.protocol.acd import State
+from arpipam.protocol.acd import AcdState
 from arpipam.protocol.first_free import Search
 
 if TYPE_CHECKING:
@@ -276,7 +276,9 @@ class Claimer:
     def address(self) -> int | None:
         """The address it holds."""
         return (
-            self.acd.address if self.acd is not None and self.acd.state in (State.ANNOUNCING, State.DEFENDING) else None
+            self.acd.address
+            if self.acd is not None and self.acd.state in (AcdState.ANNOUNCING, AcdState.DEFENDING)
+            else None
         )
 
     @property

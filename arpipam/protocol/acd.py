@@ -1,27 +1,47 @@
 """RFC 5227 for one address: probe, claim, announce, defend. No IO; time is an argument.
 
-Everything that can happen to an address is one line of `TRANSITIONS`; what is not in that table is a fault of the
-caller and raises, changing nothing. The pace of the probes comes from outside (`Evidence`), since it follows from the
-link.
+Theory of operation
+-------------------
+One `Acd` stands for one address under one MAC. It passes through three groups of states:
+
+1. Probing (WAITING, PROBING, SETTLING). It sends probes and listens. A frame from the address ends in IN_USE, another
+   station's probe for it in CONTENDED; silence to the end leads to FREE. The pace and the number of the probes come
+   from the witnesses of the search (`Evidence`), since they follow from the link.
+2. FREE. The address is not reserved. The caller claims it at once, or lets it go.
+3. Held (ANNOUNCING, DEFENDING, GUARDING). From `claim` on we answer for the address; after `hand_over` its owner does,
+   and we only watch. A frame of another station from the address is a conflict. `decide` (policy.py) says what follows:
+   defend, report or give up. LOST and RELEASED are final, and nothing is sent from them.
+
+Three kinds of things move it: packets (`receive`), time (`advance`) and the caller (`claim`, `announce`, `hand_over`,
+...). Each is an `Input`. `TRANSITIONS` holds, for each state, the inputs that are legal there and what comes next;
+where that depends on a decision, it lists the decisions. Any other input is a fault of the caller: it raises
+`IllegalTransition` and changes nothing.
+
+The caller reads what happened from `events`, never by comparing the state before with the state after. The queue of
+events is bounded: a flood of conflicts that nobody reads is counted in `dropped_events`.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from arpipam.protocol import arp
+from arpipam.protocol.events import Announced, Conflict, Contended, Defended, Lost, Ready, Used
 from arpipam.protocol.outbox import Outbox
+from arpipam.protocol.policy import MAX_OLDER_CLAIM, Decision, Policy, decide, is_older
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from arpipam.protocol.arp import ArpPacket
+    from arpipam.protocol.events import Event
     from arpipam.protocol.witnesses import Evidence
 
 
-class State(StrEnum):
+class AcdState(StrEnum):
     """Where an address stands."""
 
     WAITING = "waiting"
@@ -30,14 +50,14 @@ class State(StrEnum):
     SETTLING = "settling"
     """All probes are out; listening to the very end."""
     FREE = "free"
-    """Nobody answered. It is nobody's until `claim`."""
+    """No station answered. The address is not reserved: use `claim` to keep it."""
     IN_USE = "in use"
     CONTENDED = "contended"
     """Another station is probing for it."""
     ANNOUNCING = "announcing"
     DEFENDING = "defending"
     GUARDING = "guarding"
-    """Its owner answers for itself; we only look out for others who use it."""
+    """Its owner answers for itself; we only watch for others who use it."""
     LOST = "lost"
     """Given up after a conflict."""
     RELEASED = "released"
@@ -55,61 +75,80 @@ class Input(StrEnum):
     CLAIM = "claim"
     ANNOUNCE_DUE = "announcement due"
     ANNOUNCED = "announced"
-    DEFEND = "conflict, defended"
-    NOTE = "conflict, noted"
-    YIELD = "conflict, given up"
     ADOPT = "ours since before"
     HAND_OVER = "its owner answers"
     TAKE_OVER = "its owner is gone"
     RELEASE = "release"
 
 
-class Policy(StrEnum):
-    """What to do about a conflict over an address that we hold (RFC 5227, 2.4)."""
+MOST_REPLIES = 1024
+"""Answers, and announcements that the caller asks for, that may wait to leave at one time."""
+MOST_EVENTS = 256
+"""Events that may wait to be read at one time. The four that end probing or the claim are kept in any case."""
 
-    NEVER = "never"
-    """(a) give the address up at once."""
-    ONCE = "once"
-    """(b) defend it, and give it up at the second conflict within DEFEND_INTERVAL."""
-    ALWAYS = "always"
-    """(c) defend it for ever, with at most one announcement in DEFEND_INTERVAL."""
-    REPORT = "report"
-    """Neither defend it nor give it up: somebody is told, and decides."""
-
-
-_MOST_REPLIES = 1024
-"""Answers that may wait to leave at one time."""
-
-_S, _I = State, Input
+_S, _I, _D = AcdState, Input, Decision
 _SEEKING = (_S.WAITING, _S.PROBING, _S.SETTLING, _S.FREE)
 _ANSWERING = (_S.ANNOUNCING, _S.DEFENDING)
 _HOLDING = (*_ANSWERING, _S.GUARDING)
 
-TRANSITIONS: dict[tuple[State, Input], State] = {
-    (_S.WAITING, _I.PROBE_DUE): _S.PROBING,
-    (_S.PROBING, _I.PROBE_DUE): _S.PROBING,
-    (_S.PROBING, _I.PROBES_DONE): _S.SETTLING,
-    (_S.SETTLING, _I.PROBE_DUE): _S.PROBING,  # answers stayed out meanwhile: the link is worse than it seemed
-    (_S.SETTLING, _I.QUIET): _S.FREE,
-    (_S.FREE, _I.CLAIM): _S.ANNOUNCING,
-    (_S.ANNOUNCING, _I.ANNOUNCE_DUE): _S.ANNOUNCING,
-    (_S.ANNOUNCING, _I.ANNOUNCED): _S.DEFENDING,
-    (_S.DEFENDING, _I.ANNOUNCE_DUE): _S.ANNOUNCING,  # asked for again, say when the container runs
-    (_S.WAITING, _I.ADOPT): _S.ANNOUNCING,
-    (_S.ANNOUNCING, _I.HAND_OVER): _S.GUARDING,
-    (_S.DEFENDING, _I.HAND_OVER): _S.GUARDING,
-    (_S.GUARDING, _I.TAKE_OVER): _S.DEFENDING,
-    (_S.GUARDING, _I.ANNOUNCE_DUE): _S.GUARDING,
-    **{(state, _I.USED): _S.IN_USE for state in _SEEKING},
-    **{(state, _I.RIVAL): _S.CONTENDED for state in _SEEKING},
-    **{
-        (state, _I.ASKED): state for state in _SEEKING
-    },  # an ordinary request is no conflict, and not ours to answer yet
-    **{(state, _I.ASKED): state for state in _HOLDING},  # answered, probes too; by its owner while we guard it
-    **{(state, _I.DEFEND): state for state in _HOLDING},
-    **{(state, _I.NOTE): state for state in _HOLDING},
-    **{(state, _I.YIELD): _S.LOST for state in _HOLDING},
-    **{(state, _I.RELEASE): _S.RELEASED for state in (*_SEEKING, *_HOLDING)},
+TRANSITIONS: Mapping[AcdState, Mapping[Input, AcdState | Mapping[Decision, AcdState]]] = {
+    _S.WAITING: {
+        _I.PROBE_DUE: _S.PROBING,
+        _I.ADOPT: _S.ANNOUNCING,
+        _I.USED: _S.IN_USE,
+        _I.RIVAL: _S.CONTENDED,
+        _I.ASKED: _S.WAITING,  # an ordinary request is no conflict, and the answer is not ours to give yet
+        _I.RELEASE: _S.RELEASED,
+    },
+    _S.PROBING: {
+        _I.PROBE_DUE: _S.PROBING,
+        _I.PROBES_DONE: _S.SETTLING,
+        _I.USED: _S.IN_USE,
+        _I.RIVAL: _S.CONTENDED,
+        _I.ASKED: _S.PROBING,
+        _I.RELEASE: _S.RELEASED,
+    },
+    _S.SETTLING: {
+        _I.PROBE_DUE: _S.PROBING,  # witnesses stayed silent meanwhile: the link is worse than it seemed
+        _I.QUIET: _S.FREE,
+        _I.USED: _S.IN_USE,
+        _I.RIVAL: _S.CONTENDED,
+        _I.ASKED: _S.SETTLING,
+        _I.RELEASE: _S.RELEASED,
+    },
+    _S.FREE: {
+        _I.CLAIM: _S.ANNOUNCING,
+        _I.USED: _S.IN_USE,
+        _I.RIVAL: _S.CONTENDED,
+        _I.ASKED: _S.FREE,
+        _I.RELEASE: _S.RELEASED,
+    },
+    _S.ANNOUNCING: {
+        _I.ANNOUNCE_DUE: _S.ANNOUNCING,
+        _I.ANNOUNCED: _S.DEFENDING,
+        _I.ASKED: _S.ANNOUNCING,  # answered, probes too
+        _I.USED: {_D.DEFEND: _S.ANNOUNCING, _D.REPORT: _S.ANNOUNCING, _D.GIVE_UP: _S.LOST},
+        _I.HAND_OVER: _S.GUARDING,
+        _I.RELEASE: _S.RELEASED,
+    },
+    _S.DEFENDING: {
+        _I.ANNOUNCE_DUE: _S.ANNOUNCING,  # the caller asked for it, for example because the container runs
+        _I.ASKED: _S.DEFENDING,
+        _I.USED: {_D.DEFEND: _S.DEFENDING, _D.REPORT: _S.DEFENDING, _D.GIVE_UP: _S.LOST},
+        _I.HAND_OVER: _S.GUARDING,
+        _I.RELEASE: _S.RELEASED,
+    },
+    _S.GUARDING: {
+        _I.ANNOUNCE_DUE: _S.GUARDING,
+        _I.ASKED: _S.GUARDING,  # its owner answers
+        _I.USED: {_D.DEFEND: _S.GUARDING, _D.REPORT: _S.GUARDING, _D.GIVE_UP: _S.LOST},
+        _I.TAKE_OVER: {_D.DEFEND: _S.DEFENDING, _D.GIVE_UP: _S.LOST},
+        _I.RELEASE: _S.RELEASED,
+    },
+    _S.IN_USE: {},
+    _S.CONTENDED: {},
+    _S.LOST: {},
+    _S.RELEASED: {},
 }
 
 
@@ -121,7 +160,7 @@ class Acd:
     """Address conflict detection for one address under one MAC.
 
     `outbox` holds the frames to send, `deadline` the time at which `advance` wants to be called (None: nothing is due,
-    or frames have to leave first), `state` the outcome so far.
+    or frames have to leave first), `state` the outcome so far. Times are seconds on the link's clock.
     """
 
     def __init__(
@@ -134,23 +173,20 @@ class Acd:
         now: float,
         local_macs: Collection[bytes] = (),
         policy: Policy = Policy.ONCE,
+        max_older_claim: float = MAX_OLDER_CLAIM,
     ) -> None:
         self.address = address
         self.mac = mac
         self.outbox = Outbox()
-        self.state = State.WAITING
+        self.state = AcdState.WAITING
         self.probes = 0
         """Probes that have really left."""
-        self.other: bytes | None = None
-        """The MAC of the station that uses or wants the address."""
-        self.answer_after: float | None = None
-        """Seconds from our last probe to the frame that showed the address in use."""
-        self.conflicts = 0
-        """Conflicts since the address is claimed."""
+        self.dropped_events = 0
+        """Events that were not kept because too many waited to be read."""
         self.since = 0
-        """When it was claimed, microseconds since 1970, which announcements say; 0: they do not."""
-        self.elder: bool | None = None
-        """Of the last conflict: whether ours is the elder claim; None where the other one did not say."""
+        """When it was claimed, microseconds since 1970, as announcements say; 0: they do not."""
+        self.epoch: float | None = None
+        """The time of day when the link's clock was 0, seconds since 1970; None: not known, and not compared."""
         self.policy = policy
         self.deadline: float | None = now + rng.uniform(0, evidence.timing.probe_wait)
         self._evidence = evidence
@@ -158,11 +194,23 @@ class Acd:
         self._rng = rng
         self._local_macs = local_macs
         self._former: set[bytes] = set()
-        self._rivals: dict[bytes, bool] = {}
-        """The other claim that was met last, by its MAC: whether ours is elder."""
+        self._max_older_claim = max_older_claim
+        self._events: deque[Event] = deque()
+        self._older: bool | None = None
+        """Of the last conflict: whether ours is the older claim; None where that is not known."""
+        self._opponent = (arp.NO_MAC, False)
+        """The other claim that was met last: its MAC, and whether ours is older."""
+        self._other: bytes = arp.NO_MAC
+        """The MAC of the last conflict."""
         self._announcements = 0
         self._last_probe: float | None = None
         self._last_defence: float | None = None
+
+    def events(self) -> list[Event]:
+        """What has happened since the last call, oldest first; they are returned once."""
+        events = list(self._events)
+        self._events.clear()
+        return events
 
     def receive(self, packet: ArpPacket, now: float) -> None:
         """Take in a packet from the link."""
@@ -177,13 +225,14 @@ class Acd:
         """Do what is due by now. Whatever arrived before `now` must have been received before."""
         if self.deadline is None or now < self.deadline:
             return
-        if self.state is State.ANNOUNCING:
+        if self.state is AcdState.ANNOUNCING:
             self._step(Input.ANNOUNCE_DUE)
             self._announce()
-        elif self.state is State.SETTLING and self._evidence.enough(self.probes, now):
+        elif self.state is AcdState.SETTLING and self._evidence.enough(self.probes, now):
             self._step(Input.QUIET)
             self.deadline = None
-        elif self.state is State.PROBING and self._evidence.enough(self.probes, now):
+            self._emit(Ready())
+        elif self.state is AcdState.PROBING and self._evidence.enough(self.probes, now):
             self._step(Input.PROBES_DONE)
             assert self._last_probe is not None  # noqa: S101 - PROBING is left only after a probe was sent
             self.deadline = self._last_probe + self._evidence.settle()
@@ -198,13 +247,14 @@ class Acd:
         self._announce()
 
     def announce(self) -> None:
-        """Announce once more ANNOUNCE_NUM times, say since the owner is up now."""
+        """Announce ANNOUNCE_NUM times more, for example because the owner is up now; once where we guard it."""
+        under_way = self.state is AcdState.ANNOUNCING and self.deadline is None
+        self._step(Input.ANNOUNCE_DUE)
         self._announcements = 0
-        if self.state is State.GUARDING:
-            self._step(Input.ANNOUNCE_DUE)
-            self.outbox.put(arp.announcement(self.mac, self.address, self.since))
-        elif self.state is State.DEFENDING or self.deadline is not None:  # else one is on its way out already
-            self._step(Input.ANNOUNCE_DUE)
+        if self.state is AcdState.GUARDING:
+            if len(self.outbox) < MOST_REPLIES:
+                self._announce_once(Announced())
+        elif not under_way:
             self._announce()
 
     def adopt(self) -> None:
@@ -213,82 +263,79 @@ class Acd:
         self._announce()
 
     def hand_over(self) -> None:
-        """Its owner answers for itself: only look out for others from now on."""
-        self._step(Input.HAND_OVER)
-        self.deadline = None
-        self.outbox.clear()
+        """Its owner answers for itself: only watch for others from now on."""
+        self._stop(Input.HAND_OVER)
 
     def take_over(self) -> None:
-        """Its owner is gone: answer for it again, unless an elder claim is known, to which it goes now."""
-        if self.elder is False:
-            self._stop(Input.YIELD)
+        """Its owner is gone: answer for it again, unless an older claim is known, which gets the address now."""
+        if self._older is False:
+            self._stop(Input.TAKE_OVER, Decision.GIVE_UP)
+            self._emit(Lost(self._other))
         else:
-            self._step(Input.TAKE_OVER)
+            self._step(Input.TAKE_OVER, Decision.DEFEND)
 
-    def rename(self, mac: bytes) -> None:
-        """The address we answer for goes to another MAC of ours: say so at once."""
+    def change_mac(self, mac: bytes) -> None:
+        """The address that we hold goes to another MAC of ours: announce it at once."""
         self._step(Input.ANNOUNCE_DUE)
         self._former = {*self._former, self.mac} - {mac}
         self.mac = mac
         self.outbox.clear()
         self._announcements = 0
-        if self.state is State.GUARDING:
-            self.outbox.put(arp.announcement(self.mac, self.address, self.since))
+        if self.state is AcdState.GUARDING:
+            self._announce_once(Announced())
         else:
             self._announce()
 
     def release(self) -> None:
-        """Stop; the address is not answered for any more."""
-        self._step(Input.RELEASE)
-        self.deadline = None
-        self.outbox.clear()
+        """Stop: nothing is sent any more."""
+        self._stop(Input.RELEASE)
 
     def _used(self, packet: ArpPacket, now: float) -> None:
-        """Somebody sends with our address as its own: a conflict, request or reply (2.1.1 and 2.4)."""
-        self.other = packet.sender_mac
+        """A station sends with our address as its own: a conflict, request or reply (2.1.1 and 2.4)."""
         if self.state in _SEEKING:
-            if self._last_probe is not None:
-                self.answer_after = now - self._last_probe
             self._stop(Input.USED)
+            self._emit(Used(packet.sender_mac, None if self._last_probe is None else now - self._last_probe))
             return
-        self.conflicts += 1
-        # Two claims of ours met, after a cut say: both sides know which one is elder. The owner of the other one says
-        # nothing of that in its own frames.
-        self.elder = self._rivals.get(packet.sender_mac)
-        if packet.since and self.since:
-            self.elder = (self.since, self.mac) < (packet.since, packet.sender_mac)
-            self._rivals = {packet.sender_mac: self.elder}
-        interval = self._timing.defend_interval
-        recent = self._last_defence is not None and now - self._last_defence < interval
-        if self.elder is False:
-            if self.state is State.GUARDING:
-                self._step(Input.NOTE)  # its owner uses it all the same; whoever is told has to move the owner
-            else:
-                self._stop(Input.YIELD)
-        elif self.elder is None and self.policy is Policy.REPORT:
-            self._step(Input.NOTE)
-        elif self.elder is None and (self.policy is Policy.NEVER or (self.policy is Policy.ONCE and recent)):
-            self._stop(Input.YIELD)
-        else:
-            self._step(Input.DEFEND)
-            if not recent:
-                self._last_defence = now
-                self.outbox.put(arp.announcement(self.mac, self.address, self.since))
+        older = self._compare(packet, now)
+        recent = self._last_defence is not None and now - self._last_defence < self._timing.defend_interval
+        guarding = self.state is AcdState.GUARDING
+        decision = decide(self.policy, older=older, recently_defended=recent, guarding=guarding)
+        self._step(Input.USED, decision)
+        self._older, self._other = older, packet.sender_mac
+        self._emit(Conflict(packet.sender_mac, older, decision))
+        if decision is Decision.GIVE_UP:
+            self._silence()
+            self._emit(Lost(packet.sender_mac))
+        elif decision is Decision.DEFEND and not recent:
+            self._last_defence = now
+            self._announce_once(Defended())
+
+    def _compare(self, packet: ArpPacket, now: float) -> bool | None:
+        """Whether ours is the older of two claims, for example after a cut link is whole again.
+
+        Only announcements say since when; for other frames of the same station the last answer stays.
+        """
+        time_of_day = None if self.epoch is None else self.epoch + now
+        ours, theirs = (self.since, self.mac), (packet.since, packet.sender_mac)
+        older = is_older(ours, theirs, time_of_day=time_of_day, max_older_claim=self._max_older_claim)
+        if older is not None:
+            self._opponent = packet.sender_mac, older
+        return self._opponent[1] if self._opponent[0] == packet.sender_mac else None
 
     def _asked(self, packet: ArpPacket) -> None:
-        """Somebody asks for the address, by a probe or by an ordinary request."""
+        """A station asks for the address, by a probe or by an ordinary request."""
         local = packet.sender_mac in self._local_macs
-        if self.state is State.GUARDING:
+        if self.state is AcdState.GUARDING:
             self._step(Input.ASKED)
         elif self.state in _ANSWERING:
             self._step(Input.ASKED)
             # A frame to our own kernel would leave by the wrong side; a flood of questions must not become one of
             # answers.
-            if not local and len(self.outbox) < _MOST_REPLIES:
+            if not local and len(self.outbox) < MOST_REPLIES:
                 self.outbox.put(arp.reply(self.mac, packet))
         elif packet.is_probe and not local:
-            self.other = packet.sender_mac
             self._stop(Input.RIVAL)
+            self._emit(Contended(packet.sender_mac))
         else:
             self._step(Input.ASKED)
 
@@ -307,23 +354,48 @@ class Acd:
         self.deadline = None
         self.outbox.put(arp.announcement(self.mac, self.address, self.since), self._announced)
 
+    def _announce_once(self, event: Event) -> None:
+        def sent(now: float) -> None:
+            if isinstance(event, Defended):
+                self._last_defence = now  # DEFEND_INTERVAL counts from the frame, however long it waited
+            self._emit(event)
+
+        self.outbox.put(arp.announcement(self.mac, self.address, self.since), sent)
+
     def _announced(self, now: float) -> None:
         self._announcements += 1
         if self._announcements < self._timing.announce_num:
             self.deadline = now + self._timing.announce_interval
         else:
             self._step(Input.ANNOUNCED)
+            self._emit(Announced())
 
-    def _stop(self, what: Input) -> None:
-        self._step(what)
+    def _stop(self, what: Input, decision: Decision | None = None) -> None:
+        self._step(what, decision)
+        self._silence()
+
+    def _silence(self) -> None:
         self.deadline = None
         self.outbox.clear()
 
-    def _step(self, what: Input) -> None:
-        try:
-            self.state = TRANSITIONS[self.state, what]
-        except KeyError:
-            raise IllegalTransition(f"{what.value!r} in state {self.state.value!r}") from None
+    def _emit(self, event: Event) -> None:
+        if len(self._events) < MOST_EVENTS or isinstance(event, _FINAL):
+            self._events.append(event)
+        else:
+            self.dropped_events += 1
+
+    def _step(self, what: Input, decision: Decision | None = None) -> None:
+        after = TRANSITIONS[self.state].get(what)
+        if isinstance(after, AcdState) or after is None:
+            after = None if decision else after
+        else:
+            after = after.get(decision) if decision else None
+        if after is None:
+            how = f"{what.value!r}, decided {decision.value!r}," if decision else f"{what.value!r}"
+            raise IllegalTransition(f"{how} in state {self.state.value!r}")
+        self.state = after
 
 
 _LIVE = frozenset((*_SEEKING, *_HOLDING))
+_FINAL = (Ready, Used, Contended, Lost)
+"""These happen once at most, so keeping them needs no bound."""

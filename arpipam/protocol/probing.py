@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from arpipam.protocol import arp
-from arpipam.protocol.acd import Acd, State
+from arpipam.protocol.acd import Acd
+from arpipam.protocol.events import Contended, Ready, Used
 from arpipam.protocol.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -173,21 +174,24 @@ class Trial:
             self._witnessed.put(arp.probe(self._mac, self._canary.address))
 
     def _judge(self, acd: Acd, now: float) -> None:
-        if acd.address in self.outcomes:
-            return
-        if acd.state is State.FREE:
-            doubt = self.doubt()
-            miss = self._evidence.miss(acd.probes, now)
-            self.outcomes[acd.address] = (
-                self._unknown(acd, doubt, now)
-                if doubt
-                else Outcome(Verdict.FREE, probes=acd.probes, miss_probability=miss)
-            )
-        elif acd.state is State.IN_USE and acd.other == self._canary.mac:
-            self.outcomes[acd.address] = self._unknown(acd, self._canary.doubt(), now)
-        elif acd.state in (State.IN_USE, State.CONTENDED):
-            verdict = Verdict.IN_USE if acd.state is State.IN_USE else Verdict.CONTENDED
-            self.outcomes[acd.address] = Outcome(verdict, acd.other, acd.answer_after, acd.probes)
+        for event in acd.events():
+            match event:
+                case Ready():
+                    outcome = self._free(acd, now)
+                case Used(mac) if mac == self._canary.mac:
+                    outcome = self._unknown(acd, self._canary.doubt(), now)
+                case Used(mac, round_trip):
+                    outcome = Outcome(Verdict.IN_USE, mac, round_trip, acd.probes)
+                case Contended(mac):
+                    outcome = Outcome(Verdict.CONTENDED, mac, None, acd.probes)
+                case _:
+                    continue
+            self.outcomes[acd.address] = outcome
+
+    def _free(self, acd: Acd, now: float) -> Outcome:
+        if doubt := self.doubt():
+            return self._unknown(acd, doubt, now)
+        return Outcome(Verdict.FREE, probes=acd.probes, miss_probability=self._evidence.miss(acd.probes, now))
 
     def _unknown(self, acd: Acd, reason: str, now: float) -> Outcome:
         return Outcome(

@@ -1,7 +1,7 @@
 """Another station uses an address of ours: it is told, counted, passed to the hook, and met by the network's policy.
 
 `defend` and `report` are the claim's own business (see acd.py); `move` gives the container another address. Where two
-claims meet, as after a cut, the elder one stays, and both hosts know which one that is.
+claims meet, as after a cut, the older one stays, and both hosts know which one that is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TOLD_EVERY = 10.0  # s: the same conflict is told again after so long, as RFC 5227's DEFEND_INTERVAL
 DECIDE = 1.0  # s that another host's agent gets to say since when it has the address, before we move
-INFANCY = 5.0  # s: a claim so young that meets an elder one was never free, and its container moves by any policy
+INFANCY = 5.0  # s: a claim so young that meets an older one was never free, and its container moves by any policy
 MOVING = 60.0  # s that the container gets to run, so that it can be moved
 LOOK = 0.5  # s between two looks at that
 HOOK_TIME = 30.0  # s that the hook program may take
@@ -48,9 +48,9 @@ class Conflicts:
     def met(self, network: Network, held: Held, conflict: Conflict) -> None:
         """Another station uses the address."""
         self._tools.metrics.conflict(network.pool.interface)
-        young = conflict.elder is False and time.time() - held.claim.lease.created < INFANCY
-        moves = young or (network.settings.policy == "move" and conflict.elder is not True)
-        key = network.pool.interface, conflict.address, conflict.other, conflict.elder
+        young = conflict.older is False and time.time() - held.claim.lease.created < INFANCY
+        moves = young or (network.settings.policy == "move" and conflict.older is not True)
+        key = network.pool.interface, conflict.address, conflict.other, conflict.older
         now = time.monotonic()
         if now - self._told.get(key, -TOLD_EVERY) >= TOLD_EVERY:
             if len(self._told) >= _MEMORY:  # whoever makes up MACs is told of less often
@@ -63,16 +63,16 @@ class Conflicts:
 
     def _tell(self, network: Network, held: Held, conflict: Conflict, *, moves: bool) -> None:
         policy = network.settings.policy
-        if conflict.elder is None:
+        if conflict.older is None:
             does = {
                 "defend": "it is told that the address is ours",
                 "report": "find that station",
                 "move": "the container gets another address unless that is the younger claim of another agent",
             }[policy]
-        elif conflict.elder:
-            does = "our claim is the elder one and stays"
+        elif conflict.older:
+            does = "our claim is the older one and stays"
         else:
-            does = "its claim is the elder one: " + (
+            does = "its claim is the older one: " + (
                 "the container gets another address" if moves else "give the container another address"
             )
         owner = held.claim.lease.owner
@@ -114,13 +114,13 @@ class Conflicts:
                     await process.wait()
 
     async def _move_on(self, network: Network, held: Held, conflict: Conflict) -> None:
-        """Give the container another address, unless ours turns out to be the elder of two claims."""
+        """Give the container another address, unless ours turns out to be the older of two claims."""
         address = conflict.address
         try:
-            if conflict.elder is None:
+            if conflict.older is None:
                 held.claim.announce_soon()  # says since when we have it; another agent answers with the same
                 await asyncio.sleep(DECIDE)
-                if held.conflict is not None and held.conflict.elder:
+                if held.conflict is not None and held.conflict.older:
                     return
             until = time.monotonic() + MOVING
             while (docker := self._tools.ledger.attached(held.claim.lease)) is None:

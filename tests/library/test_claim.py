@@ -10,7 +10,7 @@ import pytest
 
 from arpipam.claim import ClaimState
 from arpipam.protocol import arp
-from arpipam.protocol.acd import Policy
+from arpipam.protocol.policy import Policy
 from arpipam.protocol.timing import LAN
 from tests.support.claims import (
     ADDRESS,

@@ -6,7 +6,7 @@ import pytest
 
 from arpipam.claim import ClaimState, Conflict
 from arpipam.protocol import arp
-from arpipam.protocol.acd import Policy
+from arpipam.protocol.policy import Policy
 from tests.support.claims import (
     ADDRESS,
     ASKER,
@@ -15,6 +15,7 @@ from tests.support.claims import (
     OTHER,
     OWNER,
     READY,
+    SINCE,
     Store,
     Wire,
     announcement,
@@ -38,14 +39,14 @@ def store() -> Store:
 # Conflicts.
 
 
-def test_each_conflict_is_told_with_both_macs_and_whether_ours_is_the_elder(wire: Wire, store: Store) -> None:
+def test_each_conflict_is_told_with_both_macs_and_whether_ours_is_the_older(wire: Wire, store: Store) -> None:
     claim = claimed(wire, store, policy=Policy.REPORT)
     told: list[Conflict] = []
     claim.on_conflict(told.append)
     claim.guard()
-    for since in (0, 9_000_000, 1_000_000):
+    for since in (0, SINCE + 1, SINCE - 1):
         wire.hear(announcement(OTHER, since))
-    assert told == [Conflict(ADDRESS, LEASE.mac, arp.mac_text(OTHER), elder) for elder in (None, True, False)]
+    assert told == [Conflict(ADDRESS, LEASE.mac, arp.mac_text(OTHER), older) for older in (None, True, False)]
     assert claim.state is ClaimState.GUARDED
     assert claim.conflict is None  # it is not given up
 
@@ -105,7 +106,7 @@ def test_a_probe_that_waited_too_long_is_told_and_met_by_an_announcement(wire: W
     wire.late = True
     sent = wire.hear(question(asker=0, mac=OTHER))
     assert told == [arp.mac_text(OTHER)]
-    assert [packet.since for packet in sent if packet.sender_ip == packet.target_ip] == [5_000_000]
+    assert [packet.since for packet in sent if packet.sender_ip == packet.target_ip] == [SINCE]
 
 
 def test_nothing_is_told_of_old_probes_while_the_owner_answers_for_itself(wire: Wire, store: Store) -> None:

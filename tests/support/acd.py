@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 from arpipam.protocol import arp
-from arpipam.protocol.acd import Acd, Policy, State
+from arpipam.protocol.acd import Acd, AcdState
 from arpipam.protocol.arp import ArpPacket
+from arpipam.protocol.events import Conflict
+from arpipam.protocol.policy import Policy
 from arpipam.protocol.timing import RFC5227
 from arpipam.protocol.witnesses import Evidence
+
+if TYPE_CHECKING:
+    from arpipam.protocol.events import Event
 
 ADDRESS = 0xAC102A07
 MINE = bytes.fromhex("02005e100001")
@@ -23,6 +29,8 @@ class Bench:
     def __init__(self, policy: Policy = Policy.ONCE, seed: int = 1, *, mac: bytes = MINE, since: int = 0) -> None:
         self.now = 0.0
         self.sent: list[tuple[float, ArpPacket]] = []
+        self.told: list[Event] = []
+        """All events so far."""
         evidence = Evidence(RFC5227, bound=1e-6, alone=True)
         self.acd = Acd(ADDRESS, mac, evidence, rng=random.Random(seed), now=0.0, local_macs={BRIDGE}, policy=policy)
         self.acd.since = since
@@ -33,6 +41,7 @@ class Bench:
             assert isinstance(packet, ArpPacket)
             self.sent.append((self.now, packet))
             self.acd.outbox.sent(1, self.now)
+        self.told += self.acd.events()
 
     def run(self, until: float) -> None:
         self.flush()
@@ -42,14 +51,18 @@ class Bench:
             self.flush()
         self.now = until
 
-    def until(self, state: State) -> None:
+    def conflicts(self) -> list[Conflict]:
+        """The conflicts so far."""
+        return [event for event in self.told if isinstance(event, Conflict)]
+
+    def until(self, state: AcdState) -> None:
         self.flush()
         while self.acd.state is not state:
             assert self.acd.deadline is not None, f"stuck in {self.acd.state}"
             self.run(self.acd.deadline)
 
     def hear(self, packet: ArpPacket) -> list[ArpPacket]:
-        """Take in a packet and give back what is sent in answer."""
+        """Take in a packet and return what is sent in answer."""
         before = len(self.sent)
         self.acd.receive(packet, self.now)
         self.flush()
@@ -68,26 +81,26 @@ def probe(mac: bytes) -> ArpPacket:
     return request(mac, 0, ADDRESS)
 
 
-SEEKING = [State.WAITING, State.PROBING, State.SETTLING, State.FREE]
-ANSWERING = [State.ANNOUNCING, State.DEFENDING]
-HOLDING = [*ANSWERING, State.GUARDING]
+SEEKING = [AcdState.WAITING, AcdState.PROBING, AcdState.SETTLING, AcdState.FREE]
+ANSWERING = [AcdState.ANNOUNCING, AcdState.DEFENDING]
+HOLDING = [*ANSWERING, AcdState.GUARDING]
 
 
 def announcement(mac: bytes, since: int = 0) -> ArpPacket:
     return request(mac, ADDRESS, ADDRESS, since)
 
 
-def at(state: State, policy: Policy = Policy.ONCE, *, mac: bytes = MINE, since: int = 0) -> Bench:
+def at(state: AcdState, policy: Policy = Policy.ONCE, *, mac: bytes = MINE, since: int = 0) -> Bench:
     """A machine that has come to that state as machines do."""
     bench = Bench(policy, mac=mac, since=since)
     if state in HOLDING:
-        bench.until(State.FREE)
+        bench.until(AcdState.FREE)
         bench.acd.claim()
-        if state is State.ANNOUNCING:
+        if state is AcdState.ANNOUNCING:
             bench.flush()
         else:
-            bench.until(State.DEFENDING)
-        if state is State.GUARDING:
+            bench.until(AcdState.DEFENDING)
+        if state is AcdState.GUARDING:
             bench.acd.hand_over()
     else:
         bench.until(state)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from arpipam.claim import Claim, ClaimState
 from arpipam.leases.sqlite import Lease, State
 from arpipam.protocol import arp
-from arpipam.protocol.acd import Acd, Policy
+from arpipam.protocol.acd import Acd
 from arpipam.protocol.arp import ArpPacket
+from arpipam.protocol.policy import FIRST_RELEASE, Policy
 from arpipam.protocol.timing import LAN
 from arpipam.protocol.witnesses import Evidence
 from arpipam.results import Found
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 ADDRESS = IPv4Address("172.16.42.7")
 OWN_ADDRESS = int(IPv4Address("172.16.42.1"))
+SINCE = FIRST_RELEASE + 5_000_000
 LINK, READY, OWNER, OTHER, ASKER = (bytes.fromhex(f"02005e1000{n:02x}") for n in range(1, 6))
 
 
@@ -134,7 +136,7 @@ def claimed(wire: Wire, store: Store, *, asker: int = OWN_ADDRESS, policy: Polic
     now = wire.link.now()
     evidence = Evidence(LAN, bound=1e-6, alone=True)
     acd = Acd(int(ADDRESS), READY, evidence, rng=random.Random(1), now=now, local_macs={LINK}, policy=policy)
-    acd.since = 5_000_000
+    acd.since = SINCE
     acd.adopt()
     claim = Claim(acd, LEASE, FOUND, driver=cast("Driver", wire), store=cast("LeaseStore", store), asker=asker)
     wire.claim = claim

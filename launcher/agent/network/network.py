@@ -17,7 +17,7 @@ from arpipam.allocator import Allocator
 from arpipam.claim import ClaimState
 from arpipam.errors import AddressInUseError, ArpipamError, LinkError, PoolExhaustedError, UnknownError
 from arpipam.leases.sqlite import State
-from arpipam.protocol.acd import Policy
+from arpipam.protocol.policy import Policy
 from arpipam.protocol.probing import Verdict
 from arpipam.protocol.timing import RFC5227
 from launcher.agent.contract import Event

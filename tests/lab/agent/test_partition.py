@@ -130,7 +130,7 @@ def test_each_part_hands_out_what_was_ready_and_then_names_the_silent_hosts(
 
 
 def both_claim(wire: Wire, agents: Sequence[AgentOn]) -> None:
-    """On two hosts that each hold the other for gone, a container with the same address; the first one is the elder."""
+    """On two hosts that each hold the other for gone, a container with the same address; the first one is the older."""
     one, other = agents
     wire.cut(other.host)
     for agent, gone in ((one, other), (other, one)):
@@ -150,14 +150,14 @@ def both_claim(wire: Wire, agents: Sequence[AgentOn]) -> None:
 
 
 @pytest.mark.parametrize("policy", ["defend", "report", "move"])
-def test_of_two_claims_that_meet_after_a_cut_both_hosts_keep_the_elder(
+def test_of_two_claims_that_meet_after_a_cut_both_hosts_keep_the_older(
     lab: Lab, capsys: pytest.CaptureFixture[str], policy: str
 ) -> None:
     with whole(lab, 2, policy=policy) as (wire, agents):
         both_claim(wire, agents)
-        elder, younger = agents
+        older, younger = agents
         macs = [agent.leases()[SHARED].mac for agent in agents]
-        asker = lab.station("asker", elder.host, "172.16.42.60/24")
+        asker = lab.station("asker", older.host, "172.16.42.60/24")
         with Watching(agents[0]) as first, Watching(agents[1]) as second:
             watching = [first, second]
             time.sleep(INFANCY)  # a younger one than that would move in any case
@@ -165,7 +165,7 @@ def test_of_two_claims_that_meet_after_a_cut_both_hosts_keep_the_elder(
             wire.heal()
             found = []
             for watch, words in zip(
-                watching, ("our claim is the elder one", "its claim is the elder one"), strict=True
+                watching, ("our claim is the older one", "its claim is the older one"), strict=True
             ):
                 watch.wait("conflict", address=SHARED)
                 AgentOn.wait(lambda watch=watch, words=words: any(words in event.text for _, event in watch.seen))
@@ -174,7 +174,7 @@ def test_of_two_claims_that_meet_after_a_cut_both_hosts_keep_the_elder(
                 moved, _ = watching[1].wait("moved", address=SHARED)
                 younger.wait(lambda: running(younger)["shared"][0] != SHARED)
                 assert asker.ping(running(younger)["shared"][0])
-                time.sleep(3)  # in which the elder one could change its mind
+                time.sleep(3)  # in which the older one could change its mind
                 assert watching[0].of("moved", "move failed") == []
                 assert who_have(asker.namespace, "eth0", [SHARED]) == {SHARED: {macs[0]}}
                 assert_one_holder_each(agents, asker)
@@ -183,7 +183,7 @@ def test_of_two_claims_that_meet_after_a_cut_both_hosts_keep_the_elder(
                 time.sleep(3)
                 assert [running(agent)["shared"][0] for agent in agents] == [SHARED, SHARED]  # a person decides
                 assert younger.leases()[SHARED].conflict == macs[0]
-                assert elder.leases()[SHARED].conflict == macs[1]
+                assert older.leases()[SHARED].conflict == macs[1]
         with capsys.disabled():
             after = f", moved {moved - healed:.2f} s" if policy == "move" else ""
             print(f" found {found[0]:.2f} s and {found[1]:.2f} s{after} after healing ")  # noqa: T201 - to be seen

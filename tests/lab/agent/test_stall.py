@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def test_what_was_taken_while_it_was_stopped_is_not_handed_out(lab: Lab) -> None:
-    """Both sides settle it: the ready addresses are given up, and containers that met an elder claim move."""
+    """Both sides settle it: the ready addresses are given up, and containers that met an older claim move."""
     with two_agents(lab, 24, ["172.16.42.3"]) as (agents, station):
         stopped, other = agents
         stopped.wait_ready(4)

@@ -13,7 +13,7 @@ import pytest
 from arpipam import Allocator, ArpipamError, ClaimState, InputError, LinkError, UnknownError, Verdict
 from arpipam.leases.sqlite import Lease, SqliteLeaseStore, State
 from arpipam.protocol import arp
-from arpipam.protocol.acd import Policy
+from arpipam.protocol.policy import Policy
 from arpipam.protocol.timing import LAN, Timing
 from tests.support.lans import (
     FREE,
@@ -164,7 +164,7 @@ def test_every_announcement_says_since_when_the_address_is_ours_the_first_one_to
             assert [packet.since for packet in told(capture, str(claim.address))] == [since] * 2
 
 
-def test_of_two_claims_that_a_cut_made_the_elder_stays_when_it_heals(laboratory: Lab, tmp_path: Path) -> None:
+def test_of_two_claims_that_a_cut_made_the_older_stays_when_it_heals(laboratory: Lab, tmp_path: Path) -> None:
     wire = laboratory.wire()
     hosts = [laboratory.host(f"host{fresh()}", wire, f"172.16.42.{n}/24") for n in (1, 2)]
     laboratory.start()
@@ -178,16 +178,16 @@ def test_of_two_claims_that_a_cut_made_the_elder_stays_when_it_heals(laboratory:
         for allocator in allocators:
             claims.append(allocator.claim("web", GIVEN))
             until(lambda: claims[-1].state is ClaimState.DEFENDING)
-        elder, younger = claims
+        older, younger = claims
         met: list[Conflict] = []
         younger.on_conflict(met.append)
         wire.heal()
         younger.announce()
         until(lambda: younger.state is ClaimState.CONFLICT)
-        assert elder.state is ClaimState.DEFENDING
-        assert younger.conflict == elder.mac
-        assert [conflict.elder for conflict in met] == [False]
-        until(lambda: asker.who_has(GIVEN) == {elder.mac})
+        assert older.state is ClaimState.DEFENDING
+        assert younger.conflict == older.mac
+        assert [conflict.older for conflict in met] == [False]
+        until(lambda: asker.who_has(GIVEN) == {older.mac})
     finally:
         for allocator in allocators:
             allocator.__exit__(None, None, None)
@@ -231,7 +231,7 @@ def test_who_uses_an_address_that_is_guarded_is_reported_and_the_claim_stays(lan
         assert owners(lan, GIVEN) == set()  # nobody has it, and we do not answer
         capture.read()
         ours = [packet for _, packet in capture.packets if packet.sender_mac == arp.mac_bytes(claim.mac)]
-    assert {(str(conflict.address), conflict.other, conflict.elder) for conflict in met} == {
+    assert {(str(conflict.address), conflict.other, conflict.older) for conflict in met} == {
         (GIVEN, lan.printer.mac, None)
     }
     assert not [packet for packet in ours if packet.operation == arp.REPLY]
