@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
     from launcher.agent.client.remote_claim import RemoteClaim
     from tests.support.agent_client import FakeAgent
     from tests.support.link_spaces import Space
+
+
+def pytest_configure() -> None:
+    """Let every program that a test starts be interrupted.
+
+    A shell starts a background job with SIGINT ignored, and a child inherits that: a test would wait for a program that
+    no interrupt reaches.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # The lease store.
