@@ -105,9 +105,8 @@ def agent(tmp_path: Path) -> Iterator[FakeAgent]:
 
 
 @pytest.fixture
-def client(agent: FakeAgent) -> Iterator[AgentClient]:
-    with AgentClient(agent.path) as client:
-        yield client
+def client(agent: FakeAgent) -> AgentClient:
+    return AgentClient(agent.path)
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from launcher.agent.client.client import AgentClient, NoAgentError
+from launcher.agent.client.client import AgentClient
+from launcher.agent.client.connection import NoAgentError
 from launcher.commands.options import SOCKET, option
 from launcher.commands.output import Output
 from launcher.defaults import DEFAULT_SOCKET, DEFAULT_STATE_DIR
@@ -37,8 +38,7 @@ def _asks(function: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(function)
     def gathered(*, socket: Path | None, **more: Any) -> int:
         # Said to the group (`arpipam agent --socket PATH status`), it holds as well.
-        with AgentClient(socket or click.get_current_context().obj or DEFAULT_SOCKET) as client:
-            return function(client, **more)
+        return function(AgentClient(socket or click.get_current_context().obj or DEFAULT_SOCKET), **more)
 
     command: Callable[..., int] = gathered
     return SOCKET(_JSON(command))
@@ -152,9 +152,8 @@ def agent_leases(socket: Path, *, as_json: bool) -> int:
         ["interface", "address", "prefix", "mac", "owner", "state", "container", "guarded", "conflict", "created"],
         as_json=as_json,
     )
-    with AgentClient(socket) as client:
-        for lease in client.leases():
-            output.row(**asdict(lease) | ({} if as_json else {"created": moment(lease.created)}))
+    for lease in AgentClient(socket).leases():
+        output.row(**asdict(lease) | ({} if as_json else {"created": moment(lease.created)}))
     output.end()
     return 0
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from launcher.agent.client.client import running
+from launcher.agent.client.connection import running
 from launcher.commands.agent import agent, agent_leases, stations, watch
 from launcher.commands.fabric import fabric
 from launcher.commands.options import ADDRESS, INTERRUPTED, execute, shared_options

@@ -10,34 +10,16 @@ import os
 import signal
 import stat
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from launcher.signals import WATCHED
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 SIGNAL_BASE = 128  # a shell's status for a program that signal n ended is 128 + n
 SENT_BY_KERNEL = 0x80  # SI_KERNEL, <asm-generic/siginfo.h>: from the terminal, so it went to the whole group
 REPEAT = 0.1  # s: a signal sent to the process and to its group (as timeout(1) does) is passed on once
-KEPT = frozenset(
-    {  # not for the child: faults and what a process does to itself, and what stops or continues the whole group
-        *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGSYS),
-        *(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGXCPU, signal.SIGURG, signal.SIGWINCH),
-        *(signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD),
-    }
-)
-PASSED_ON = frozenset(signal.valid_signals()) - KEPT
-WATCHED = PASSED_ON | {signal.SIGCHLD}
-
-
-@contextmanager
-def signals_held() -> Iterator[None]:
-    """Hold back every signal that is meant for the child. Threads started inside never receive one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_child(words: Sequence[str], environment: Mapping[str, str], *, keep_open: Collection[int] = ()) -> int:

@@ -21,14 +21,16 @@ from arpipam.claim import QUARANTINE, ClaimState
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, PoolExhaustedError
 from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link.netlink import facts
-from launcher.agent.client.client import AgentClient, running
+from launcher.agent.client.client import AgentClient
+from launcher.agent.client.connection import running
 from launcher.agent.network.lending import ClaimWish
 from launcher.console import complain, tell
 from launcher.engine.errors import EngineError
 from launcher.options import Options, make_allocator
-from launcher.run.child import StandardInput, signals_held
+from launcher.run.child import StandardInput
 from launcher.run.docker_command import Client, refuse_ours
 from launcher.run.handover import HELD, HandOver
+from launcher.signals import signals_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -62,8 +62,7 @@ def test_status_in_json(agent: FakeAgent) -> None:
 def test_status_on_a_terminal(agent: FakeAgent, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "150")
-    with AgentClient(agent.path) as client:
-        cli._show(client.status())
+    cli._show(AgentClient(agent.path).status())
     text = capsys.readouterr().out
     assert text.startswith(f"arpipam 0.1.0, process 4711, since {cli.moment(STATUS.started)}; Docker engine: 27.1\n")
     assert "\t" not in text

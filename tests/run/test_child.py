@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 WRAPPER = """
 import os, sys
-from launcher.run.child import run_child, signals_held
+from launcher.run.child import run_child
+from launcher.signals import signals_held
 with signals_held():
     status = run_child(sys.argv[1:], os.environ)
 sys.exit(status)

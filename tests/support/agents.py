@@ -150,8 +150,7 @@ class Watching:
     def __init__(self, agent: AgentOn, *, recent: bool = False) -> None:
         self.seen: list[tuple[float, Event]] = []
         """Each with the monotonic time at which it came."""
-        self._client = agent.client
-        self._events = self._client.events(recent=recent)
+        self._events = agent.client.events(recent=recent)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -182,7 +181,6 @@ class Watching:
     ) -> None:
         self._events.close()
         self._thread.join()
-        self._client.close()
 
 
 def refused(agent: AgentOn, *words: str) -> str:

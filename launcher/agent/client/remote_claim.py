@@ -12,14 +12,14 @@ from arpipam.claim import QUARANTINE, ClaimState
 from arpipam.errors import ArpipamError
 from arpipam.leases.sqlite import Lease
 from arpipam.leases.sqlite import State as LeaseState
-from launcher.agent.client.client import NoAgentError
-from launcher.run.child import signals_held
+from launcher.agent.client.connection import NoAgentError
+from launcher.signals import signals_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from launcher.agent.client.client import AgentClient, Lines
+    from launcher.agent.client.connection import Connection, Lines
 
 _ANSWERS = (ClaimState.GUARDED, ClaimState.HANDED_OVER)
 _OVER = (ClaimState.CONFLICT, ClaimState.RELEASED, ClaimState.LINK_LOST)
@@ -42,8 +42,8 @@ class RemoteClaim:
     As a context manager it is released at the end, unless it was bound or handed over.
     """
 
-    def __init__(self, client: AgentClient, lines: Lines, interface: str, owner: str) -> None:
-        self._client = client
+    def __init__(self, connection: Connection, lines: Lines, interface: str, owner: str) -> None:
+        self._connection = connection
         self._lines = lines
         self._changed = threading.Condition()
         self._listeners: list[Callable[[ClaimState], None]] = []
@@ -60,7 +60,9 @@ class RemoteClaim:
         except BaseException as error:
             lines.close()
             if isinstance(error, StopIteration):
-                raise NoAgentError(f"the agent at {client.path} ended before it had an address; see its log") from None
+                raise NoAgentError(
+                    f"the agent at {connection.path} ended before it had an address; see its log"
+                ) from None
             raise
         self._reader = threading.Thread(target=self._read, name=f"arpipam claim {self.address}", daemon=True)
         with signals_held():
@@ -75,7 +77,7 @@ class RemoteClaim:
             self.found = RemoteFound(said["elapsed_ms"] / 1000)
             number = int(said["lease"])
         except (KeyError, TypeError, ValueError):
-            raise self._client.stranger(str(said)) from None
+            raise self._connection.stranger(str(said)) from None
         now = time.time()
         self.lease = Lease(
             number, interface, self.address, self.prefix, self.mac, owner, LeaseState.CLAIMED, "", now, now, 0.0
@@ -90,7 +92,7 @@ class RemoteClaim:
                 try:
                     state = ClaimState(said["state"])
                 except (KeyError, ValueError):
-                    failure = self._client.stranger(str(said))
+                    failure = self._connection.stranger(str(said))
                     break
                 self._told(state, said)
         except ArpipamError as error:
@@ -111,7 +113,7 @@ class RemoteClaim:
         if self._ended:
             return
         self._ended = True
-        why = str(failure or f"the agent at {self._client.path} ended the claim")
+        why = str(failure or f"the agent at {self._connection.path} ended the claim")
         self.failure = self.failure or NoAgentError(f"{why}; nobody defends {self.address} until an agent is back")
         self._become(ClaimState.LINK_LOST, unless=(*_OVER, *_ANSWERS))
 
@@ -187,7 +189,7 @@ class RemoteClaim:
         if self._ended:
             return False
         try:
-            self._client.ask("POST", f"/arpipam/claims/{self.lease.id}/{what}", values or {})
+            self._connection.ask("POST", f"/arpipam/claims/{self.lease.id}/{what}", values or {})
         except NoAgentError as error:
             self._end(error)
             return False

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from arpipam.errors import AddressInUseError, InputError, PoolExhaustedError, UnknownError
-from launcher.agent.client.client import AgentClient, NoAgentError, running
+from launcher.agent.client.client import AgentClient
+from launcher.agent.client.connection import NoAgentError, running
 from launcher.agent.contract import Event
 from launcher.engine.errors import EngineError
 from tests.support.agent_client import ABORT, EVENTS, LEASE, STATION, STATUS, ClaimWish, FakeAgent, mute
@@ -64,9 +65,17 @@ def test_an_agent_with_a_full_backlog_runs(tmp_path: Path) -> None:
 
 
 def test_asking_whether_it_runs_loads_nothing_that_takes_time() -> None:
-    heavy = "{'requests', 'docker', 'scapy', 'aiohttp', 'pydantic', 'rich'}"
+    heavy = "{'http', 'requests', 'docker', 'scapy', 'aiohttp', 'pydantic', 'rich'}"
     code = f"import sys, launcher.agent.client.client, launcher.commands.agent; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "set()\n"
+
+
+def test_asking_an_agent_loads_no_client_of_docker_s(agent: FakeAgent) -> None:
+    heavy = "{'requests', 'urllib3', 'docker', 'scapy', 'aiohttp', 'pydantic', 'rich'}"
+    code = "import sys; from pathlib import Path; from launcher.agent.client.client import AgentClient\n"
+    code += f"AgentClient(Path(sys.argv[1])).status(); print({heavy} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code, agent.path], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"
 
 
@@ -150,8 +159,8 @@ def test_nothing_free_is_not_an_address_in_use(agent: FakeAgent, client: AgentCl
 
 
 def test_without_an_agent(tmp_path: Path) -> None:
-    with AgentClient(tmp_path / "nobody") as client, pytest.raises(NoAgentError) as caught:
-        client.status()
+    with pytest.raises(NoAgentError) as caught:
+        AgentClient(tmp_path / "nobody").status()
     assert str(caught.value) == f"no agent answers at {tmp_path}/nobody; start it: arpipam agent"
     assert caught.value.exit_status == 3
 
@@ -161,37 +170,37 @@ def test_a_socket_that_is_not_for_us(agent: FakeAgent) -> None:
         pytest.skip("root becomes nobody for this")
     agent.path.parent.chmod(0o755)
     agent.path.chmod(0o600)
-    code = "import os, sys; from pathlib import Path; from launcher.agent.client.client import AgentClient, running\n"
-    code += "path = Path(sys.argv[1]); client = AgentClient(path); os.chdir(path.parent); os.setuid(65534)\n"
-    code += "client.path = Path(path.name)\n"
-    code += "try:\n print(running(client.path), end=' '); client.status()\nexcept Exception as error:\n print(error)"
+    code = "import http.client, os, sys; from pathlib import Path\n"
+    code += "from launcher.agent.client.connection import Connection, running\n"
+    code += "path = Path(sys.argv[1]); os.chdir(path.parent); os.setuid(65534); path = Path(path.name)\n"
+    code += "print(running(path), end=' ')\n"
+    code += "try:\n Connection(path).ask('GET', '/')\nexcept Exception as error:\n print(error)"
     shown = subprocess.run([sys.executable, "-c", code, agent.path], capture_output=True, text=True, check=True)
     assert shown.stdout == "False the agent's socket agent.sock: Permission denied; run as root\n"
 
 
 def test_with_a_path_that_no_socket_can_have(tmp_path: Path) -> None:
-    with AgentClient(tmp_path / ("long" * 40)) as client, pytest.raises(NoAgentError, match="path too long"):
-        client.status()
+    with pytest.raises(NoAgentError, match="path too long"):
+        AgentClient(tmp_path / ("long" * 40)).status()
 
 
 def test_a_relative_path(agent: FakeAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(agent.path.parent)
-    with AgentClient(Path(agent.path.name)) as client:
-        assert client.status() == STATUS
+    assert AgentClient(Path(agent.path.name)).status() == STATUS
 
 
 def test_one_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launcher.agent.client.client._ANSWER", 0.1)
+    monkeypatch.setattr("launcher.agent.client.connection.ANSWER", 0.1)
     path = tmp_path / "mute"
-    with mute(path, None), AgentClient(path) as client, pytest.raises(NoAgentError, match="has not answered"):
-        client.status()
+    with mute(path, None), pytest.raises(NoAgentError, match="has not answered"):
+        AgentClient(path).status()
 
 
 @pytest.mark.parametrize("word", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"])
 def test_one_that_ends_before_it_answered(tmp_path: Path, word: bytes) -> None:
     path = tmp_path / "mute"
-    with mute(path, word), AgentClient(path) as client, pytest.raises(NoAgentError, match="no answer") as caught:
-        client.status()
+    with mute(path, word), pytest.raises(NoAgentError, match="no answer") as caught:
+        AgentClient(path).status()
     assert len(str(caught.value).splitlines()) == 1
 
 

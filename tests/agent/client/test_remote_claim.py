@@ -18,7 +18,8 @@ import pytest
 from arpipam.claim import ClaimState
 from arpipam.errors import UnknownError
 from arpipam.leases.sqlite import State
-from launcher.agent.client.client import AgentClient, NoAgentError
+from launcher.agent.client.client import AgentClient
+from launcher.agent.client.connection import NoAgentError
 from launcher.run.handover import HandOver
 from tests.support.agent_client import ABORT, FIRST, PATIENCE, ClaimWish, FakeAgent, eventually, mute
 
@@ -209,8 +210,8 @@ def test_a_claim_that_makes_no_sense(agent: FakeAgent, client: AgentClient, firs
 def test_an_agent_that_ends_before_it_has_an_address(tmp_path: Path) -> None:
     word = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     path = tmp_path / "mute"
-    with mute(path, word), AgentClient(path) as client, pytest.raises(NoAgentError, match="before it had an address"):
-        client.claim(ClaimWish())
+    with mute(path, word), pytest.raises(NoAgentError, match="before it had an address"):
+        AgentClient(path).claim(ClaimWish())
 
 
 HOLDER = """
@@ -227,7 +228,7 @@ time.sleep(60)
 
 
 def test_it_lives_as_long_as_a_child_that_inherited_it(agent: FakeAgent) -> None:
-    code = HOLDER.format(root=str(Path(__file__).parents[2]), path=str(agent.path))
+    code = HOLDER.format(root=str(Path(__file__).parents[3]), path=str(agent.path))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         child = int(holder.stdout.readline())
@@ -240,7 +241,7 @@ def test_it_lives_as_long_as_a_child_that_inherited_it(agent: FakeAgent) -> None
 
 
 def test_it_ends_with_a_process_that_is_killed(agent: FakeAgent) -> None:
-    code = HOLDER.format(root=str(Path(__file__).parents[2]), path=str(agent.path)).replace(
+    code = HOLDER.format(root=str(Path(__file__).parents[3]), path=str(agent.path)).replace(
         "pass_fds=[claim.holder_fd]", ""
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
