@@ -23,7 +23,8 @@ if TYPE_CHECKING:
         PoolExhaustedError,
         UnknownError,
     )
-    from arpipam.leases.sqlite import Lease, LeaseStore, SqliteLeaseStore
+    from arpipam.leases.lease import Lease, LeaseState, LeaseStore
+    from arpipam.leases.sqlite import SqliteLeaseStore
     from arpipam.protocol.pool import Pool
     from arpipam.protocol.probing import Verdict
     from arpipam.protocol.timing import ADAPTIVE, LAN, RFC5227, Timing
@@ -43,6 +44,7 @@ __all__ = [
     "InputError",
     "Lease",
     "LeaseError",
+    "LeaseState",
     "LeaseStore",
     "LinkError",
     "Pool",
@@ -63,7 +65,8 @@ _HOMES = {
         *("AddressInUseError", "ArpipamError", "InputError", "LeaseError", "LinkError", "PoolExhaustedError"),
         "UnknownError",
     ),
-    "leases.sqlite": ("Lease", "LeaseStore", "SqliteLeaseStore"),
+    "leases.lease": ("Lease", "LeaseState", "LeaseStore"),
+    "leases.sqlite": ("SqliteLeaseStore",),
     "protocol.pool": ("Pool",),
     "protocol.probing": ("Verdict",),
     "protocol.timing": ("ADAPTIVE", "LAN", "RFC5227", "Timing"),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from arpipam.claim import Claim
-    from arpipam.leases.sqlite import SqliteLeaseStore
+    from arpipam.leases.lease import LeaseStore
     from arpipam.link.jobs import Job
     from arpipam.results import Found, Probed, Station
 
@@ -40,7 +40,7 @@ class AsyncAllocator:
         await asyncio.to_thread(self._allocator.__exit__, kind, error, trace)
 
     @property
-    def leases(self) -> SqliteLeaseStore:
+    def leases(self) -> LeaseStore:
         """The leases of this host."""
         return self._allocator.leases
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from arpipam.claim import Claim
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, UnknownError
+from arpipam.leases.lease import LeaseState
 from arpipam.leases.sqlite import SqliteLeaseStore
-from arpipam.leases.sqlite import State as LeaseState
 from arpipam.link.loop import Driver
 from arpipam.link.socket import Link
 from arpipam.options import LAST_WITH_CANARY, Demands, parse_address
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network
     from types import TracebackType
 
-    from arpipam.leases.sqlite import Lease
+    from arpipam.leases.lease import Lease, LeaseStore
     from arpipam.link.jobs import Job
     from arpipam.protocol.first_free import FreeAddress
     from arpipam.protocol.pool import Order
@@ -84,7 +84,7 @@ class Allocator:
         budget: float = BUDGET,
         rate: float = RATE,
         state_dir: Path | str = STATE_DIR,
-        store: SqliteLeaseStore | None = None,
+        store: LeaseStore | None = None,
         seed: int | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
@@ -166,7 +166,7 @@ class Allocator:
         return self._driver
 
     @property
-    def leases(self) -> SqliteLeaseStore:
+    def leases(self) -> LeaseStore:
         """The leases of this host; the store is made when it is first needed."""
         with self._opening:
             if self._store is None:

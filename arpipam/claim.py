@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
-from arpipam.leases.sqlite import State as LeaseState
+from arpipam.leases.lease import QUARANTINE, LeaseState
 from arpipam.protocol import arp, events
 from arpipam.protocol.acd import AcdState
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
     from types import TracebackType
 
-    from arpipam.leases.sqlite import Lease, LeaseStore
+    from arpipam.leases.lease import Lease, LeaseStore
     from arpipam.link.loop import Driver
     from arpipam.protocol.acd import Acd
     from arpipam.protocol.arp import ArpPacket
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 _HELD = (AcdState.ANNOUNCING, AcdState.DEFENDING, AcdState.GUARDING)
 
-QUARANTINE = 60.0
-"""Seconds for which a released address is given to nobody else."""
 _ASK_EVERY = 0.02
 _ASK_SELDOM = 1.0
 """An owner that does not answer is asked less and less often, down to once in so many seconds."""
@@ -182,7 +180,7 @@ class Claim:
     @property
     def holder_fd(self) -> int:
         """A file descriptor to pass on to a child: the lease is held while either lives."""
-        return self._store.holder(self.lease.id)
+        return self._store.holder_fd(self.lease.id)
 
     def on_change(self, listener: Callable[[ClaimState], None]) -> None:
         """Call `listener(state)` at each change, on the driver's thread."""

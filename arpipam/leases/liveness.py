@@ -20,7 +20,7 @@ _FLOCK = struct.Struct("hhqqi")
 """struct flock of fcntl(2): type, whence, start, length, pid."""
 
 
-class Holders:
+class Liveness:
     """The leases that this process holds, by number; raises LeaseError where the file cannot be used."""
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class Holders:
         """Those that this process holds."""
         return set(self._files)
 
-    def file(self, number: int) -> int:
+    def fd(self, number: int) -> int:
         """A file descriptor that holds it as long as any process has it open (see subprocess, pass_fds)."""
         try:
             return self._files[number]

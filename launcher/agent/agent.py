@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from arpipam.errors import ArpipamError, InputError
 from arpipam.fabric import Site
 from arpipam.fabric import load as load_fabric
-from arpipam.leases.sqlite import SqliteLeaseStore, State
+from arpipam.leases.lease import LeaseState
+from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link import netlink
 from arpipam.protocol.probing import NO_WITNESS
 from launcher.agent.comparison import Ledger
@@ -98,13 +99,13 @@ class Agent:
     async def start(self) -> None:
         """Defend every lease that was left, then follow the engine."""
         leases = self.tools.leases
-        for lease in leases.leases(states=(State.CLAIMED,)):
+        for lease in leases.leases(states=(LeaseState.CLAIMED,)):
             if lease.owner == ready.OWNER and not leases.held(lease.id):
                 leases.release(lease.id, quarantine=0.0)  # nobody defended it meanwhile: it has to be probed again
         leases.reap(quarantine=self.tools.config.agent.quarantine)
         for pool in list(self._pools.pools.values()):
             self._run(pool, self._lenient(pool))
-        for lease in leases.leases(states=(State.BOUND,)):
+        for lease in leases.leases(states=(LeaseState.BOUND,)):
             if lease.mac and self._network_of(lease.interface, lease.address) is None:
                 pool = DockerPool(lease.interface, IPv4Interface(f"{lease.address}/{lease.prefix}").network)
                 self._run(pool, self._lenient(pool))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
     from typing import Any
 
-    from arpipam.leases.sqlite import Lease
+    from arpipam.leases.lease import Lease
     from launcher.agent.network.network import Held, Network
     from launcher.agent.network.shared import Tools
     from launcher.agent.pools import DockerPool
@@ -94,7 +94,7 @@ class Ledger:
             return
         lease = held.claim.lease
         if (lease.container, lease.owner) != (endpoint.container, endpoint.name):
-            named = await asyncio.to_thread(self._tools.leases.rename, lease.id, endpoint.name, endpoint.container)
+            named = await asyncio.to_thread(self._tools.leases.set_owner, lease.id, endpoint.name, endpoint.container)
             if held.claim.lease is not lease:
                 return  # handed out meanwhile, to another container
             held.claim.lease = named

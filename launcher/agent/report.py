@@ -9,7 +9,7 @@ from arpipam.claim import ClaimState
 from launcher.agent.contract import LeaseView, NetworkView
 
 if TYPE_CHECKING:
-    from arpipam.leases.sqlite import Lease
+    from arpipam.leases.lease import Lease
     from launcher.agent.network.network import Network
 
 CONFLICT_SHOWN = 60.0  # s for which a lease shows its last conflict

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from ipaddress import IPv4Address, IPv4Interface
 
-    from arpipam.leases.sqlite import Lease
+    from arpipam.leases.lease import Lease
 
 MAC_PER_ENDPOINT = (1, 44)  # the first API in which a client sends the MAC with the endpoint, not with the container
 REJOINS, REJOIN_PAUSE = 10, 1.0  # tries, and s between them

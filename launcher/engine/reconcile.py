@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from arpipam.leases.sqlite import State
+from arpipam.leases.lease import LeaseState
 
 if TYPE_CHECKING:
-    from arpipam.leases.sqlite import Lease, SqliteLeaseStore
+    from arpipam.leases.lease import Lease, LeaseStore
     from launcher.engine.engine import Engine
 
 
-def reconcile(leases: SqliteLeaseStore, engine: Engine) -> list[Lease]:
+def reconcile(leases: LeaseStore, engine: Engine) -> list[Lease]:
     """Bring the leases up to date with the containers: gone without us (a crash, -d --rm), or started and not recorded.
 
     Returns the leases that were released.
     """
     known = leases.leases()  # before the containers: one that is bound by now existed before we look
-    bound = [lease for lease in known if lease.state is State.BOUND and lease.container.endswith(f"@{engine.id}")]
-    lost = [lease for lease in known if lease.state is not State.BOUND and not leases.held(lease.id)]
+    bound = [lease for lease in known if lease.state is LeaseState.BOUND and lease.container.endswith(f"@{engine.id}")]
+    lost = [lease for lease in known if lease.state is not LeaseState.BOUND and not leases.held(lease.id)]
     if not lost and not bound:
         return []
     containers = engine.containers()

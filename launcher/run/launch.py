@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from arpipam.claim import QUARANTINE, ClaimState
+from arpipam.claim import ClaimState
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, PoolExhaustedError
+from arpipam.leases.lease import QUARANTINE
 from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link.netlink import facts
 from launcher.agent.client.client import AgentClient

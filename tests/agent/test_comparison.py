@@ -19,7 +19,8 @@ from tests.support.leases import MAC, address, reserved
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from arpipam.leases.sqlite import Lease, SqliteLeaseStore
+    from arpipam.leases.lease import Lease
+    from arpipam.leases.sqlite import SqliteLeaseStore
 
 SUBNET = IPv4Network("10.0.0.0/24")
 OTHER = "02:5e:00:00:00:02"
@@ -98,7 +99,7 @@ def test_the_mac_that_docker_asks_for_meanwhile_stays(store: SqliteLeaseStore) -
     """A stopped container is renamed, and another one gets its address in the same moment, as compose does it."""
     lease = store.hand_out(reserved(store).id, MAC, "web", "old")
     network = holding(lease)
-    store.rename = before(store.rename, lambda: store.hand_out(lease.id, OTHER, PENDING, PENDING))  # type: ignore[method-assign]
+    store.set_owner = before(store.set_owner, lambda: store.hand_out(lease.id, OTHER, PENDING, PENDING))  # type: ignore[method-assign]
     compare(store, network, seen(stopped("old_web", "old")))
     assert store.get(lease.id).mac == OTHER
 

@@ -20,7 +20,8 @@ from tests.support.leases import MAC, address, reserved
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from arpipam.leases.sqlite import Lease, SqliteLeaseStore
+    from arpipam.leases.lease import Lease
+    from arpipam.leases.sqlite import SqliteLeaseStore
 
 
 def network_of(store: SqliteLeaseStore) -> Network:

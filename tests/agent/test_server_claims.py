@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arpipam.claim import QUARANTINE, ClaimState
+from arpipam.claim import ClaimState
 from arpipam.errors import AddressInUseError, InputError, LeaseError, LinkError, PoolExhaustedError, UnknownError
+from arpipam.leases.lease import QUARANTINE
 from launcher.agent.server import claims
 from tests.support.agent_server import MAC, WISH, line, refusal, run, serving, until
 

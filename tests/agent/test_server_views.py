@@ -6,8 +6,8 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from arpipam.claim import QUARANTINE
 from arpipam.errors import LeaseError
+from arpipam.leases.lease import QUARANTINE
 from launcher.agent.contract import Event
 from launcher.agent.server import server, stream
 from launcher.agent.server.server import Server

@@ -9,7 +9,8 @@ import pytest
 from docker.errors import APIError, DockerException
 
 from arpipam.errors import InputError
-from arpipam.leases.sqlite import Lease, SqliteLeaseStore, State
+from arpipam.leases.lease import Lease, LeaseState
+from arpipam.leases.sqlite import SqliteLeaseStore
 from launcher.engine.engine import Engine
 from launcher.engine.errors import EngineError
 from launcher.engine.model import AttachedNetwork, Container, DockerNetwork, Endpoint, usable
@@ -151,46 +152,46 @@ def started(lease: Lease, address: IPv4Address = ADDRESS) -> Container:
 
 def test_a_container_whose_launcher_died_keeps_its_lease(store: SqliteLeaseStore, dead: Lease) -> None:
     assert reconcile(store, Containers(started(dead))) == []
-    assert (store.get(dead.id).state, store.get(dead.id).container) == (State.BOUND, "c1@E1")
+    assert (store.get(dead.id).state, store.get(dead.id).container) == (LeaseState.BOUND, "c1@E1")
 
 
 def test_a_container_that_appeared_after_its_lease_was_given_up_gets_it_back(
     store: SqliteLeaseStore, dead: Lease
 ) -> None:
     [reaped] = reconcile(store, Containers())
-    assert reaped.state is State.QUARANTINED
+    assert reaped.state is LeaseState.QUARANTINED
     reconcile(store, Containers(started(dead)))
-    assert store.get(dead.id).state is State.BOUND
+    assert store.get(dead.id).state is LeaseState.BOUND
 
 
 def test_a_label_that_an_image_inherited_binds_nothing(store: SqliteLeaseStore, dead: Lease) -> None:
     reconcile(store, Containers(started(dead, IPv4Address("172.16.42.8"))))
-    assert store.get(dead.id).state is State.QUARANTINED
+    assert store.get(dead.id).state is LeaseState.QUARANTINED
 
 
 def test_a_container_that_is_gone_gives_its_lease_back(store: SqliteLeaseStore, dead: Lease) -> None:
     store.bind(dead.id, "c1@E1")
     assert [lease.id for lease in reconcile(store, Containers())] == [dead.id]
-    assert store.get(dead.id).state is State.QUARANTINED
+    assert store.get(dead.id).state is LeaseState.QUARANTINED
 
 
 def test_a_stopped_container_keeps_its_lease(store: SqliteLeaseStore, dead: Lease) -> None:
     store.bind(dead.id, "c1@E1")
     assert reconcile(store, Containers(started(dead))) == []
-    assert store.get(dead.id).state is State.BOUND
+    assert store.get(dead.id).state is LeaseState.BOUND
 
 
 def test_another_engines_containers_are_not_missed_here(store: SqliteLeaseStore, dead: Lease) -> None:
     store.bind(dead.id, "c1@E2")
     assert reconcile(store, Containers()) == []
-    assert store.get(dead.id).state is State.BOUND
+    assert store.get(dead.id).state is LeaseState.BOUND
 
 
 def test_a_claim_that_a_living_process_holds_stays(store: SqliteLeaseStore) -> None:
     lease = store.reserve("br0", ADDRESS, 24, "02:00:00:00:00:01", "web")
     assert lease is not None
     assert reconcile(store, Containers()) == []
-    assert store.get(lease.id).state is State.CLAIMED
+    assert store.get(lease.id).state is LeaseState.CLAIMED
 
 
 # A view of everything, and a container that moves.

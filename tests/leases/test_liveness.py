@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arpipam.errors import LeaseError
-from arpipam.leases.liveness import Holders
+from arpipam.leases.liveness import Liveness
 
 
 @pytest.fixture
@@ -19,17 +19,17 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ours(path: Path) -> Holders:
-    return Holders(path)
+def ours(path: Path) -> Liveness:
+    return Liveness(path)
 
 
 @pytest.fixture
-def theirs(path: Path) -> Holders:
+def theirs(path: Path) -> Liveness:
     """Another process's: a lock is the open file's, so that two of them in one process are as strange to each other."""
-    return Holders(path)
+    return Liveness(path)
 
 
-def test_what_one_holds_no_other_can_until_it_lets_go(ours: Holders, theirs: Holders) -> None:
+def test_what_one_holds_no_other_can_until_it_lets_go(ours: Liveness, theirs: Liveness) -> None:
     assert not theirs.held(7)
     ours.hold(7)
     assert theirs.held(7)
@@ -45,7 +45,7 @@ def test_what_one_holds_no_other_can_until_it_lets_go(ours: Holders, theirs: Hol
 
 
 @pytest.mark.parametrize("number", [0, 1, 2**31, 2**62])
-def test_each_number_is_held_by_itself(ours: Holders, theirs: Holders, number: int) -> None:
+def test_each_number_is_held_by_itself(ours: Liveness, theirs: Liveness, number: int) -> None:
     ours.hold(number)
     assert not theirs.held(number + 1)
     assert number == 0 or not theirs.held(number - 1)
@@ -55,7 +55,7 @@ def test_each_number_is_held_by_itself(ours: Holders, theirs: Holders, number: i
     theirs.let_go(number + 1)
 
 
-def test_what_is_not_held_can_be_let_go(ours: Holders, theirs: Holders) -> None:
+def test_what_is_not_held_can_be_let_go(ours: Liveness, theirs: Liveness) -> None:
     theirs.hold(7)
     ours.let_go(7)
     assert ours.held(7)
@@ -64,7 +64,7 @@ def test_what_is_not_held_can_be_let_go(ours: Holders, theirs: Holders) -> None:
     assert not ours.held(7)
 
 
-def test_asking_does_not_take(ours: Holders, theirs: Holders) -> None:
+def test_asking_does_not_take(ours: Liveness, theirs: Liveness) -> None:
     for _ in range(3):
         assert not ours.held(7)
         assert not theirs.held(7)
@@ -74,7 +74,7 @@ def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_a_failure_to_hold_leaves_no_file_open(ours: Holders, theirs: Holders) -> None:
+def test_a_failure_to_hold_leaves_no_file_open(ours: Liveness, theirs: Liveness) -> None:
     ours.hold(7)
     before = open_files()
     for _ in range(5):
@@ -86,10 +86,10 @@ def test_a_failure_to_hold_leaves_no_file_open(ours: Holders, theirs: Holders) -
     assert open_files() == before - 1
 
 
-def test_the_file_of_what_is_held_keeps_it_for_a_child(ours: Holders, theirs: Holders) -> None:
+def test_the_file_of_what_is_held_keeps_it_for_a_child(ours: Liveness, theirs: Liveness) -> None:
     ours.hold(7)
     ours.hold(8)
-    fd = ours.file(7)
+    fd = ours.fd(7)
     assert not os.get_inheritable(fd)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[fd]):
         ours.let_go(7)
@@ -97,17 +97,17 @@ def test_the_file_of_what_is_held_keeps_it_for_a_child(ours: Holders, theirs: Ho
         assert (theirs.held(7), theirs.held(8)) == (True, False)
     assert not theirs.held(7)
     with pytest.raises(LeaseError, match="this process does not hold lease 7"):
-        ours.file(7)
+        ours.fd(7)
 
 
-def test_the_file_is_the_owners_and_holds_nothing(ours: Holders, path: Path) -> None:
+def test_the_file_is_the_owners_and_holds_nothing(ours: Liveness, path: Path) -> None:
     ours.hold(2**40)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.stat().st_size == 0
     ours.let_go(2**40)
 
 
-def test_where_the_file_is_gone_nothing_is_held_and_it_is_said(ours: Holders, path: Path) -> None:
+def test_where_the_file_is_gone_nothing_is_held_and_it_is_said(ours: Liveness, path: Path) -> None:
     path.unlink()
     for ask in (ours.hold, ours.held):
         with pytest.raises(LeaseError, match="No such file or directory; was the folder removed") as caught:
@@ -116,7 +116,7 @@ def test_where_the_file_is_gone_nothing_is_held_and_it_is_said(ours: Holders, pa
     assert ours.ours() == set()
 
 
-def test_where_too_many_files_are_open_nothing_is_held_and_it_is_said(ours: Holders) -> None:
+def test_where_too_many_files_are_open_nothing_is_held_and_it_is_said(ours: Liveness) -> None:
     free = os.dup(0)
     os.close(free)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from arpipam.claim import Claim, ClaimState
-from arpipam.leases.sqlite import Lease, State
+from arpipam.leases.lease import Lease, LeaseState
 from arpipam.protocol import arp
 from arpipam.protocol.acd import Acd
 from arpipam.protocol.arp import ArpPacket
@@ -21,7 +21,7 @@ from arpipam.results import Found
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from arpipam.leases.sqlite import LeaseStore
+    from arpipam.leases.lease import LeaseStore
     from arpipam.link.loop import Driver
 
 T = TypeVar("T")
@@ -120,14 +120,14 @@ class Store:
 
     def bind(self, lease_id: int, container: str) -> Lease:
         self.done.append(("bind", lease_id, container))
-        return replace(LEASE, state=State.BOUND, container=container)
+        return replace(LEASE, state=LeaseState.BOUND, container=container)
 
     def release(self, lease_id: int, *, quarantine: float = 60.0) -> None:
         self.done.append(("release", lease_id, quarantine))
 
 
-LEASE = Lease(7, "br0", ADDRESS, 24, arp.mac_text(READY), "ready", State.CLAIMED, "", 5.0, 5.0, 0.0)
-HANDED = replace(LEASE, mac=arp.mac_text(OWNER), owner="web", state=State.BOUND, container="c0ffee")
+LEASE = Lease(7, "br0", ADDRESS, 24, arp.mac_text(READY), "ready", LeaseState.CLAIMED, "", 5.0, 5.0, 0.0)
+HANDED = replace(LEASE, mac=arp.mac_text(OWNER), owner="web", state=LeaseState.BOUND, container="c0ffee")
 FOUND = Found(ADDRESS, 24, arp.mac_text(READY), 0.3, 1, 0, 1e-7)
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from arpipam import Allocator
 from arpipam.lab import Host, Lab, Wire
 from arpipam.lab.capture import who_have
-from arpipam.leases.sqlite import SqliteLeaseStore, State
+from arpipam.leases.lease import LeaseState
+from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.protocol import arp
 
 if TYPE_CHECKING:
@@ -66,10 +67,10 @@ class Opener:
         with host.namespace.inside():
             return self.stack.enter_context(Allocator(host.bridge, **options))
 
-    def leases(self, *states: State) -> dict[str, State]:
+    def leases(self, *states: LeaseState) -> dict[str, LeaseState]:
         """The state of each lease in these states (default: all)."""
         with SqliteLeaseStore(self.state / "leases.db") as store:
-            return {str(lease.address): lease.state for lease in store.leases(states=states or tuple(State))}
+            return {str(lease.address): lease.state for lease in store.leases(states=states or tuple(LeaseState))}
 
 
 def run_inside(host: Host, main: Callable[[], Awaitable[None]]) -> None:

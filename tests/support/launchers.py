@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arpipam.leases.sqlite import Lease, SqliteLeaseStore, State
+from arpipam.leases.lease import Lease, LeaseState
+from arpipam.leases.sqlite import SqliteLeaseStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ class Launcher:
         """What docker says."""
         return self.host.docker(*words).stdout.strip()
 
-    def leases(self, *states: State) -> list[Lease]:
+    def leases(self, *states: LeaseState) -> list[Lease]:
         """The leases in these states."""
         with SqliteLeaseStore(Path(self.env["ARPIPAM_STATE_DIR"]) / "leases.db") as store:
             return store.leases(states=states)
@@ -88,7 +89,7 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 def nothing_left(launcher: Launcher) -> bool:
-    return not launcher.containers() and not launcher.leases(State.CLAIMED, State.BOUND)
+    return not launcher.containers() and not launcher.leases(LeaseState.CLAIMED, LeaseState.BOUND)
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:

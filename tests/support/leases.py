@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerProcess
 
-    from arpipam.leases.sqlite import Lease, SqliteLeaseStore
+    from arpipam.leases.lease import Lease, LeaseStore
 
 MAC = "02:5e:00:00:00:01"
 DAY = 86400.0
@@ -29,11 +29,11 @@ def address(number: int) -> IPv4Address:
     return IPv4Address("10.0.0.0") + number
 
 
-def reserve(store: SqliteLeaseStore, number: int = 7, owner: str = "web", interface: str = "br0") -> Lease | None:
+def reserve(store: LeaseStore, number: int = 7, owner: str = "web", interface: str = "br0") -> Lease | None:
     return store.reserve(interface, address(number), 24, MAC, owner)
 
 
-def reserved(store: SqliteLeaseStore, number: int = 7, owner: str = "web", interface: str = "br0") -> Lease:
+def reserved(store: LeaseStore, number: int = 7, owner: str = "web", interface: str = "br0") -> Lease:
     lease = reserve(store, number, owner, interface)
     assert lease is not None
     return lease
@@ -49,13 +49,36 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 class Clock:
-    """Stands where time.time is."""
+    """The clocks of a host. `now` is its calendar; to add to it lets time pass, on both clocks."""
 
     def __init__(self) -> None:
-        self.now = 1_000_000.0
+        self.boot = "boot 1"
+        self._passed = 0.0
+        self._calendar = 1_000_000.0
+        self._booted = -100.0
 
-    def __call__(self) -> float:
+    @property
+    def now(self) -> float:
+        return self._calendar + self._passed
+
+    @now.setter
+    def now(self, now: float) -> None:
+        self._passed += now - self.now
+
+    def set(self, by: float) -> None:
+        """Somebody sets the calendar forth, or back."""
+        self._calendar += by
+
+    def reboot(self, takes: float) -> None:
+        self._passed += takes
+        self._booted = self._passed
+        self.boot += "1"
+
+    def calendar(self) -> float:
         return self.now
+
+    def elapsed(self) -> float:
+        return self._passed - self._booted
 
 
 @contextmanager

@@ -8,10 +8,9 @@ import time
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from arpipam.claim import QUARANTINE, ClaimState
+from arpipam.claim import ClaimState
 from arpipam.errors import ArpipamError
-from arpipam.leases.sqlite import Lease
-from arpipam.leases.sqlite import State as LeaseState
+from arpipam.leases.lease import QUARANTINE, Lease, LeaseState
 from launcher.agent.client.connection import NoAgentError
 from launcher.signals import signals_held
 

@@ -79,7 +79,7 @@ class Lending:
             claim = await network.claim(wish.owner, address, wish.mac, **options)
         else:
             try:
-                claim.lease = await asyncio.to_thread(network.tools.leases.rename, claim.lease.id, wish.owner)
+                claim.lease = await asyncio.to_thread(network.tools.leases.set_owner, claim.lease.id, wish.owner)
             except BaseException:
                 await asyncio.to_thread(claim.release, network.tools.config.agent.quarantine)
                 raise

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from arpipam.allocator import Allocator
 from arpipam.claim import ClaimState
 from arpipam.errors import AddressInUseError, ArpipamError, LinkError, PoolExhaustedError, UnknownError
-from arpipam.leases.sqlite import State
+from arpipam.leases.lease import LeaseState
 from arpipam.protocol.policy import Policy
 from arpipam.protocol.probing import Verdict
 from arpipam.protocol.timing import RFC5227
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
     from arpipam.claim import Claim, Conflict
-    from arpipam.leases.sqlite import Lease
+    from arpipam.leases.lease import Lease
     from arpipam.link.jobs import Job
     from launcher.agent.config.keys import NetworkSettings
     from launcher.agent.metrics import How
@@ -180,7 +180,7 @@ class Network:
 
     def _adopt_all(self, allocator: Allocator) -> None:
         """Defend every lease of this network again."""
-        for lease in self.tools.leases.leases(self.pool.interface, states=(State.BOUND,)):
+        for lease in self.tools.leases.leases(self.pool.interface, states=(LeaseState.BOUND,)):
             if lease.mac and lease.address in self.pool.subnet:
                 self._keep(allocator.adopt(lease), POLICIES[self.settings.policy])
 

@@ -6,10 +6,10 @@ import asyncio
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING
 
-from arpipam.leases.sqlite import State
+from arpipam.leases.lease import LeaseState
 
 if TYPE_CHECKING:
-    from arpipam.leases.sqlite import Lease
+    from arpipam.leases.lease import Lease
     from launcher.agent.network.network import Network
 
 GATEWAY = "gateway"
@@ -70,5 +70,5 @@ class Reserved:
 
     def _leases(self) -> list[Lease]:
         pool = self._network.pool
-        known = self._network.tools.leases.leases(pool.interface, states=(State.BOUND,))
+        known = self._network.tools.leases.leases(pool.interface, states=(LeaseState.BOUND,))
         return [lease for lease in known if not lease.mac and lease.address in pool.subnet]

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from arpipam.claim import QUARANTINE
 from arpipam.errors import InputError
+from arpipam.leases.lease import QUARANTINE
 from arpipam.protocol import arp
 from launcher.agent.network.lending import ClaimWish
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 
-from arpipam.claim import QUARANTINE
 from arpipam.errors import ArpipamError, InputError
+from arpipam.leases.lease import QUARANTINE
 from launcher.agent.server import bodies, refusals
 from launcher.agent.server.docker_ipam import one_line
 from launcher.agent.server.stream import Stream

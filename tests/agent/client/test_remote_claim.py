@@ -17,7 +17,7 @@ import pytest
 
 from arpipam.claim import ClaimState
 from arpipam.errors import UnknownError
-from arpipam.leases.sqlite import State
+from arpipam.leases.lease import LeaseState
 from launcher.agent.client.client import AgentClient
 from launcher.agent.client.connection import NoAgentError
 from launcher.run.handover import HandOver
@@ -32,7 +32,7 @@ def test_a_claim_is_what_the_agent_says(agent: FakeAgent, claim: RemoteClaim) ->
     assert claim.state is ClaimState.ANNOUNCING
     assert claim.found.elapsed == claim.elapsed == 0.0125
     assert (claim.lease.id, claim.lease.address, claim.lease.interface) == (7, claim.address, "br0")
-    assert (claim.lease.owner, claim.lease.state) == ("web", State.CLAIMED)
+    assert (claim.lease.owner, claim.lease.state) == ("web", LeaseState.CLAIMED)
     assert agent.asked == [("claim", {"interface": "br0", "owner": "web", "address": None, "exclude": []})]
 
 
@@ -79,7 +79,7 @@ def test_what_it_is_told_reaches_the_agent(agent: FakeAgent, claim: RemoteClaim)
     heard: list[ClaimState] = []
     claim.on_change(heard.append)
     claim.bind("c7@engine")
-    assert (claim.lease.state, claim.lease.container) == (State.BOUND, "c7@engine")
+    assert (claim.lease.state, claim.lease.container) == (LeaseState.BOUND, "c7@engine")
     claim.announce()
     claim.handed_over()
     claim.release(quarantine=0.0)
@@ -110,7 +110,7 @@ def test_a_refusal_is_raised_and_changes_nothing(agent: FakeAgent, claim: Remote
         with pytest.raises(UnknownError, match="lease 7 is no more"):
             call()
     assert claim.state is ClaimState.ANNOUNCING
-    assert claim.lease.state is State.CLAIMED
+    assert claim.lease.state is LeaseState.CLAIMED
     agent.say(ABORT)
     eventually(lambda: claim.state is ClaimState.LINK_LOST)
 
@@ -168,7 +168,7 @@ def test_an_agent_that_dies(agent: FakeAgent, claim: RemoteClaim, last: object) 
     claim.handed_over()
     claim.release()
     assert claim.state is ClaimState.LINK_LOST
-    assert claim.lease.state is State.CLAIMED
+    assert claim.lease.state is LeaseState.CLAIMED
     assert len(agent.asked) == asked
 
 

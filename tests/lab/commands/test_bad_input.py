@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from arpipam.lab import Host, Lab
-from arpipam.leases.sqlite import SqliteLeaseStore, State
+from arpipam.leases.lease import LeaseState
+from arpipam.leases.sqlite import SqliteLeaseStore
 
 if TYPE_CHECKING:
     import subprocess
@@ -52,7 +53,7 @@ def assert_nothing_left(host: Host, state: Path) -> None:
     assert host.docker("ps", "-aq").stdout == ""
     if (state / "leases.db").exists():
         with SqliteLeaseStore(state / "leases.db") as store:
-            assert store.leases(states=(State.CLAIMED, State.BOUND, State.QUARANTINED)) == []
+            assert store.leases(states=(LeaseState.CLAIMED, LeaseState.BOUND, LeaseState.QUARANTINED)) == []
 
 
 ENGINES = {
@@ -73,7 +74,7 @@ def test_without_an_engine_nothing_is_claimed(engine: str, host: Host, tmp_path:
     left = tmp_path / "state" / "leases.db"
     if left.exists():
         with SqliteLeaseStore(left) as store:
-            assert store.leases(states=(State.CLAIMED, State.BOUND)) == []
+            assert store.leases(states=(LeaseState.CLAIMED, LeaseState.BOUND)) == []
 
 
 def test_an_engine_that_has_ended_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

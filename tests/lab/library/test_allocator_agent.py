@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from arpipam import Allocator, ArpipamError, ClaimState, InputError, LinkError, UnknownError, Verdict
-from arpipam.leases.sqlite import Lease, SqliteLeaseStore, State
+from arpipam.leases.lease import Lease, LeaseState
+from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.protocol import arp
 from arpipam.protocol.policy import Policy
 from arpipam.protocol.timing import LAN, Timing
@@ -148,7 +149,7 @@ def test_an_adopted_lease_is_announced_and_answered_for_at_once_and_never_probed
     assert store.leases() == [lease]
     claim.release()
     assert owners(lan, GIVEN) == set()
-    assert opened.leases() == {GIVEN: State.QUARANTINED}
+    assert opened.leases() == {GIVEN: LeaseState.QUARANTINED}
 
 
 def test_every_announcement_says_since_when_the_address_is_ours_the_first_one_too(
@@ -215,7 +216,7 @@ def test_a_ready_claim_goes_to_its_owner_and_back_without_a_moment_in_which_nobo
     assert owners(own_lan, GIVEN) == set()
     claim.take_over()
     until(lambda: owners(own_lan, GIVEN) == {OWNER})
-    assert [(lease.state, lease.mac) for lease in store.leases()] == [(State.BOUND, OWNER)]
+    assert [(lease.state, lease.mac) for lease in store.leases()] == [(LeaseState.BOUND, OWNER)]
 
 
 def test_who_uses_an_address_that_is_guarded_is_reported_and_the_claim_stays(lan: Lan, opened: Opener) -> None:
@@ -313,11 +314,11 @@ def test_whoever_comes_while_an_address_is_confirmed_keeps_it(lan: Lan, opened: 
     allocator = opened(lan, witnesses=[PRINTER], confirm=SLOW)
     job = allocator.start_claim("web", None, None)
     until(lambda: being_confirmed(job))
-    assert opened.leases() == {FREE: State.CLAIMED}
+    assert opened.leases() == {FREE: LeaseState.CLAIMED}
     lan.printer.send([announcement(lan.printer, FREE)])
     claim = job.future.result(LONG)
     assert str(claim.address) == FREE_TOO
-    assert opened.leases() == {FREE_TOO: State.CLAIMED}
+    assert opened.leases() == {FREE_TOO: LeaseState.CLAIMED}
 
 
 def test_a_witness_that_is_cut_off_while_an_address_is_confirmed_makes_it_unknown(own_lan: Lan, opened: Opener) -> None:

@@ -11,7 +11,7 @@ from arpipam import (
     InputError,
     Verdict,
 )
-from arpipam.leases.sqlite import State
+from arpipam.leases.lease import LeaseState
 from tests.support.lans import (
     FREE,
     FREE_TOO,
@@ -75,7 +75,7 @@ def test_a_cancelled_claim_leaves_no_lease(lan: Lan, opened: Opener) -> None:
             for address in (None, GIVEN):
                 task = asyncio.create_task(allocator.claim("web", address))
                 await until_async(probed(capture, address or FREE))
-                assert opened.leases() == {address or FREE: State.CLAIMED}
+                assert opened.leases() == {address or FREE: LeaseState.CLAIMED}
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
@@ -99,7 +99,7 @@ def test_a_claim_that_is_cancelled_too_late_is_released(lan: Lan, opened: Opener
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await until_async(lambda: opened.leases() == {address: State.QUARANTINED})
+            await until_async(lambda: opened.leases() == {address: LeaseState.QUARANTINED})
             assert owners(lan, address) == set()
 
     with lan.wire.capture() as capture:

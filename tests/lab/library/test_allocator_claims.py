@@ -18,7 +18,7 @@ from arpipam import (
     PoolExhaustedError,
     Verdict,
 )
-from arpipam.leases.sqlite import State
+from arpipam.leases.lease import LeaseState
 from arpipam.protocol import arp
 from tests.support.lans import (
     FREE,
@@ -113,7 +113,7 @@ def test_a_released_address_goes_to_nobody_but_its_owner_for_a_while(lan: Lan, o
         assert str(first.address) == FREE
     assert first.state is ClaimState.RELEASED
     assert owners(lan, FREE) == set()
-    assert opened.leases() == {FREE: State.QUARANTINED}
+    assert opened.leases() == {FREE: LeaseState.QUARANTINED}
     assert str(allocator.find("db").address) == FREE_TOO
     with allocator.claim("db") as other, allocator.claim("web") as again:
         assert (str(other.address), str(again.address)) == (FREE_TOO, FREE)
@@ -124,9 +124,9 @@ def test_a_released_address_goes_to_nobody_but_its_owner_for_a_while(lan: Lan, o
 def test_a_resting_address_goes_to_who_asks_for_it_by_name(lan: Lan, opened: Opener) -> None:
     allocator = opened(lan)
     allocator.claim("web", GIVEN).release()
-    assert opened.leases() == {GIVEN: State.QUARANTINED}
+    assert opened.leases() == {GIVEN: LeaseState.QUARANTINED}
     claim = allocator.claim("db", GIVEN)
-    assert opened.leases(State.CLAIMED) == {GIVEN: State.CLAIMED}
+    assert opened.leases(LeaseState.CLAIMED) == {GIVEN: LeaseState.CLAIMED}
     with pytest.raises(AddressInUseError, match="leased on this host"):
         allocator.claim("cache", GIVEN)
     assert claim.state in (ClaimState.ANNOUNCING, ClaimState.DEFENDING)
@@ -186,7 +186,7 @@ def test_a_bound_claim_outlives_its_context_and_is_handed_to_the_owner(lan: Lan,
         assert claim.wait_handed_over(LONG)
         claim.handed_over()
     assert claim.state is ClaimState.HANDED_OVER
-    assert opened.leases() == {GIVEN: State.BOUND}
+    assert opened.leases() == {GIVEN: LeaseState.BOUND}
     until(lambda: owners(lan, GIVEN) == {claim.mac})  # by its owner
     owner.delete()
     assert owners(lan, GIVEN) == set()
@@ -223,7 +223,7 @@ def test_a_claim_on_a_lost_link_says_so(own_lan: Lan, opened: Opener, command: s
     with pytest.raises(LinkError, match=said):
         allocator.find()
     claim.release()
-    assert opened.leases() == {FREE: State.QUARANTINED}
+    assert opened.leases() == {FREE: LeaseState.QUARANTINED}
 
 
 @GOING

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from arpipam.lab import Lab
-from arpipam.leases.sqlite import SqliteLeaseStore, State
+from arpipam.leases.lease import LeaseState
+from arpipam.leases.sqlite import SqliteLeaseStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +62,7 @@ def containers(host: Host) -> list[str]:
 def active(host: Host) -> list[str]:
     """The addresses that the host's leases hold."""
     with SqliteLeaseStore(host.directory / "state" / "leases.db") as store:
-        return [str(lease.address) for lease in store.leases(states=(State.CLAIMED, State.BOUND))]
+        return [str(lease.address) for lease in store.leases(states=(LeaseState.CLAIMED, LeaseState.BOUND))]
 
 
 def address(host: Host, container: str) -> str:

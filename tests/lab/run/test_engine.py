@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arpipam.leases.sqlite import State
+from arpipam.leases.lease import LeaseState
 from tests.support.launchers import FIRST, FOREIGN, FOREVER, SECOND, SHOW, Launcher, nothing_left, one_line, until
 
 
@@ -75,7 +75,7 @@ def test_detached_it_stays_until_the_container_answers_for_itself(any_launcher: 
     claims = [json.loads(line) for line in done.stderr.splitlines()]
     assert claims[-1]["state"] == "handed over"
     assert any_launcher.wire.who_has(FIRST) == {claims[0]["mac"]}
-    [lease] = any_launcher.leases(State.BOUND)
+    [lease] = any_launcher.leases(LeaseState.BOUND)
     assert lease.container.startswith(f"{container}@")
     label = any_launcher.docker("inspect", "-f", '{{index .Config.Labels "arpipam.lease"}}', container)
     assert label == str(lease.id)
@@ -85,14 +85,14 @@ def test_detached_it_stays_until_the_container_answers_for_itself(any_launcher: 
 
 def test_a_removed_container_gives_its_address_back(launcher: Launcher) -> None:
     assert launcher.run("--rm", "busybox", "true").returncode == 0
-    assert launcher.leases(State.CLAIMED, State.BOUND) == []
-    [lease] = launcher.leases(State.QUARANTINED)
+    assert launcher.leases(LeaseState.CLAIMED, LeaseState.BOUND) == []
+    [lease] = launcher.leases(LeaseState.QUARANTINED)
     assert lease.address == IPv4Address(FIRST)
 
 
 def test_a_stopped_container_keeps_its_address(launcher: Launcher) -> None:
     assert launcher.run("--name", "stopped", "busybox", "sh", "-c", "sleep 0.2; exit 3").returncode == 3
-    [lease] = launcher.leases(State.BOUND)
+    [lease] = launcher.leases(LeaseState.BOUND)
     assert lease.address == IPv4Address(FIRST)
     assert launcher.run("--name", "other", "-d", *FOREVER).returncode == 0
     assert launcher.address("other") == SECOND
@@ -102,10 +102,10 @@ def test_a_stopped_container_keeps_its_address(launcher: Launcher) -> None:
 def test_a_container_that_went_without_us_is_found_by_the_next_run(launcher: Launcher) -> None:
     assert launcher.run("--name", "web", "-d", *FOREVER).returncode == 0
     launcher.docker("rm", "--force", "web")
-    assert [lease.address for lease in launcher.leases(State.BOUND)] == [IPv4Address(FIRST)]
+    assert [lease.address for lease in launcher.leases(LeaseState.BOUND)] == [IPv4Address(FIRST)]
     assert launcher.run("--name", "other", "-d", *FOREVER).returncode == 0
-    assert [lease.address for lease in launcher.leases(State.BOUND)] == [IPv4Address(SECOND)]
-    assert [lease.address for lease in launcher.leases(State.QUARANTINED)] == [IPv4Address(FIRST)]
+    assert [lease.address for lease in launcher.leases(LeaseState.BOUND)] == [IPv4Address(SECOND)]
+    assert [lease.address for lease in launcher.leases(LeaseState.QUARANTINED)] == [IPv4Address(FIRST)]
 
 
 @pytest.mark.parametrize("options", [["--order", "sticky"], ["--ip", FIRST]])
@@ -179,7 +179,7 @@ def test_interrupted_while_it_listens_it_leaves_nothing(launcher: Launcher) -> N
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         process = launcher.spawn("--timing", "rfc5227", "busybox", "true")
         until((Path(launcher.env["ARPIPAM_STATE_DIR"]) / "leases.db").exists)
-        until(lambda: launcher.leases(State.CLAIMED))
+        until(lambda: launcher.leases(LeaseState.CLAIMED))
         process.send_signal(number)
         assert process.wait() == status
         assert nothing_left(launcher)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arpipam.leases.sqlite import State
+from arpipam.leases.lease import LeaseState
 from arpipam.protocol import arp
 from tests.support.launchers import FIRST, FOREVER, SECOND, SHOW, Launcher, until
 
@@ -85,18 +85,18 @@ def test_the_neighbours_learn_one_mac_and_are_always_answered(any_launcher: Laun
             time.sleep(0.01)
     mine = [packet for _, packet in capture.packets if packet.sender_ip == int(IPv4Address(FIRST))]
     assert process.returncode == 0
-    [lease] = any_launcher.leases(State.BOUND)
+    [lease] = any_launcher.leases(LeaseState.BOUND)
     assert {arp.mac_text(packet.sender_mac) for packet in mine} == {lease.mac}
     assert sum(packet.operation == arp.REPLY for packet in mine) >= asked
 
 
 STAGES: dict[str, Callable[[Launcher], Any]] = {
     "reserved": lambda launcher: (
-        (Path(launcher.env["ARPIPAM_STATE_DIR"]) / "leases.db").exists() and launcher.leases(State.CLAIMED)
+        (Path(launcher.env["ARPIPAM_STATE_DIR"]) / "leases.db").exists() and launcher.leases(LeaseState.CLAIMED)
     ),
     "created": lambda launcher: launcher.containers(),
     "running": lambda launcher: launcher.docker("ps", "-q"),
-    "bound": lambda launcher: launcher.docker("ps", "-q") and launcher.leases(State.BOUND),
+    "bound": lambda launcher: launcher.docker("ps", "-q") and launcher.leases(LeaseState.BOUND),
 }
 
 
@@ -116,6 +116,6 @@ def test_killed_at_any_point_no_address_is_held_by_two(stage: str, all_of_it: bo
     assert len(set(addresses)) == len(addresses)
     for address in addresses:
         assert len(launcher.wire.who_has(address)) == 1
-    held = [lease.address for lease in launcher.leases(State.CLAIMED, State.BOUND, State.QUARANTINED)]
+    held = [lease.address for lease in launcher.leases(LeaseState.CLAIMED, LeaseState.BOUND, LeaseState.QUARANTINED)]
     assert len(set(held)) == len(held)
     assert set(map(IPv4Address, addresses)) <= set(held)

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from arpipam.leases.sqlite import SqliteLeaseStore, State
+from arpipam.leases.lease import LeaseState
+from arpipam.leases.sqlite import SqliteLeaseStore
 from tests.support.leases import MAC, Clock, address, refusal, reserve
 
 
@@ -21,7 +22,7 @@ class Known:
 
     id: int
     owner: str
-    state: State
+    state: LeaseState
     until: float = 0.0
     holder: int | None = None
 
@@ -55,7 +56,7 @@ class Steps(RuleBasedStateMachine):
         over = [
             place
             for place, known in self.active.items()
-            if known.state is State.QUARANTINED and known.until <= self.clock.now
+            if known.state is LeaseState.QUARANTINED and known.until <= self.clock.elapsed()
         ]
         for place in over:
             del self.active[place]
@@ -64,13 +65,13 @@ class Steps(RuleBasedStateMachine):
     def reserve(self, which: int, place: tuple[str, int], owner: str) -> None:
         known = self.active.get(place)
         lease = reserve(self.stores[which], place[1], owner, place[0])
-        if known is not None and not (known.state is State.QUARANTINED and known.owner == owner):
+        if known is not None and not (known.state is LeaseState.QUARANTINED and known.owner == owner):
             assert lease is None
             return
         assert lease is not None
         assert lease.id not in self.past
         self.past[lease.id] = place
-        self.active[place] = Known(lease.id, owner, State.CLAIMED, holder=which)
+        self.active[place] = Known(lease.id, owner, LeaseState.CLAIMED, holder=which)
 
     @rule(which=WHICH, place=PLACES, owner=st.sampled_from(["web", "db"]), recorded=st.booleans())
     def reserve_by_name(self, which: int, place: tuple[str, int], owner: str, *, recorded: bool) -> None:
@@ -79,36 +80,36 @@ class Steps(RuleBasedStateMachine):
             lease = store.record(interface, address(number), 24, mac=MAC, owner=owner, container="c0ffee")
         else:
             lease = store.reserve(interface, address(number), 24, MAC, owner, rested=False)
-        assert (lease is None) == (known is not None and known.state is not State.QUARANTINED)
+        assert (lease is None) == (known is not None and known.state is not LeaseState.QUARANTINED)
         if lease is not None:
             assert lease.id not in self.past
             self.past[lease.id] = place
-            state = State.BOUND if recorded else State.CLAIMED
+            state = LeaseState.BOUND if recorded else LeaseState.CLAIMED
             self.active[place] = Known(lease.id, owner, state, holder=None if recorded else which)
 
     @precondition(lambda self: self.active)
     @rule(which=WHICH, owner=st.sampled_from(["web", "db"]), data=st.data())
     def hand_out(self, which: int, owner: str, data: st.DataObject) -> None:
         known = self.active[data.draw(st.sampled_from(sorted(self.active)))]
-        if known.state is State.QUARANTINED:
+        if known.state is LeaseState.QUARANTINED:
             assert "given back" in refusal(lambda: self.stores[which].hand_out(known.id, MAC, owner, "c0ffee"))
         elif known.holder in {None, which}:
             assert self.stores[which].hand_out(known.id, MAC, owner, "c0ffee").owner == owner
-            known.state, known.owner, known.holder = State.BOUND, owner, None
+            known.state, known.owner, known.holder = LeaseState.BOUND, owner, None
 
     @precondition(lambda self: self.active)
     @rule(which=WHICH, data=st.data())
     def bind(self, which: int, data: st.DataObject) -> None:
         known = self.active[data.draw(st.sampled_from(sorted(self.active)))]
-        assert self.stores[which].bind(known.id, "c0ffee").state is State.BOUND
-        known.state = State.BOUND
+        assert self.stores[which].bind(known.id, "c0ffee").state is LeaseState.BOUND
+        known.state = LeaseState.BOUND
 
     @precondition(lambda self: self.active)
     @rule(which=WHICH, quarantine=st.sampled_from([0.0, 10.0, 60.0]), data=st.data())
     def release(self, which: int, quarantine: float, data: st.DataObject) -> None:
         known = self.active[data.draw(st.sampled_from(sorted(self.active)))]
         self.stores[which].release(known.id, quarantine=quarantine)
-        known.state, known.until = State.QUARANTINED, self.clock.now + quarantine
+        known.state, known.until = LeaseState.QUARANTINED, self.clock.elapsed() + quarantine
 
     @precondition(lambda self: self.active)
     @rule(which=WHICH, data=st.data())
@@ -134,15 +135,19 @@ class Steps(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def reap(self, which: int) -> None:
-        dead = [k for k in self.active.values() if k.state is State.CLAIMED and k.holder is None]
+        dead = [k for k in self.active.values() if k.state is LeaseState.CLAIMED and k.holder is None]
         assert {lease.id for lease in self.stores[which].reap(quarantine=60)} == {known.id for known in dead}
         for known in dead:
-            known.state, known.until = State.QUARANTINED, self.clock.now + 60
+            known.state, known.until = LeaseState.QUARANTINED, self.clock.elapsed() + 60
 
     @rule(seconds=st.sampled_from([1.0, 10.0, 59.0, 60.0]))
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
         self.end_quarantines()
+
+    @rule(by=st.sampled_from([-3600.0, -30.0, 30.0, 3600.0]))
+    def set_the_calendar(self, by: float) -> None:
+        self.clock.set(by)
 
     @invariant()
     def the_store_is_as_the_model(self) -> None:
@@ -156,7 +161,7 @@ class Steps(RuleBasedStateMachine):
             }
             assert found == {place: (known.id, known.owner, known.state) for place, known in self.active.items()}
             for known in self.active.values():
-                assert known.state is not State.CLAIMED or store.held(known.id) == (known.holder is not None)
+                assert known.state is not LeaseState.CLAIMED or store.held(known.id) == (known.holder is not None)
 
 
 TestSteps = Steps.TestCase

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arpipam.errors import LeaseError
-from arpipam.leases.sqlite import Lease, SqliteLeaseStore, State
+from arpipam.leases.lease import Lease, LeaseState
+from arpipam.leases.sqlite import SqliteLeaseStore
 from tests.support.leases import PROCESSES, Clock, address, process, refusal, reserve, reserved
 
 if TYPE_CHECKING:
@@ -42,12 +43,12 @@ def test_reap_leaves_alone_what_is_held_kept_or_bound(
     clock.now += 1
     assert [store.held(lease.id) for lease in (held, dead, kept)] == [True, False, False]
     reaped = other.reap(quarantine=30, keep=[kept.id])
-    assert reaped == [replace(dead, state=State.QUARANTINED, changed=clock.now, until=clock.now + 30)]
+    assert reaped == [replace(dead, state=LeaseState.QUARANTINED, changed=clock.now, until=clock.now + 30)]
     assert [lease.state for lease in store.leases()] == [
-        State.CLAIMED,
-        State.QUARANTINED,
-        State.CLAIMED,
-        State.BOUND,
+        LeaseState.CLAIMED,
+        LeaseState.QUARANTINED,
+        LeaseState.CLAIMED,
+        LeaseState.BOUND,
     ]
     assert other.reap(keep=[kept.id]) == []
 
@@ -56,13 +57,13 @@ def test_a_lease_is_held_before_another_process_can_see_and_reap_it(
     store: SqliteLeaseStore, other: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[Lease]] = []
-    hold = store._holders.hold
+    hold = store._liveness.hold
 
     def watched(lease_id: int) -> None:
         seen.append(other.leases())
         hold(lease_id)
 
-    monkeypatch.setattr(store._holders, "hold", watched)
+    monkeypatch.setattr(store._liveness, "hold", watched)
     lease = reserved(store)
     assert seen == [[]]
     assert other.leases() == [lease]
@@ -73,18 +74,18 @@ def test_only_the_process_that_holds_a_lease_has_a_descriptor_of_it(
     store: SqliteLeaseStore, other: SqliteLeaseStore
 ) -> None:
     lease = reserved(store)
-    assert os.fstat(store.holder(lease.id)).st_size == 0
-    assert not os.get_inheritable(store.holder(lease.id))
-    assert refusal(lambda: other.holder(lease.id)).endswith(f"this process does not hold lease {lease.id}")
+    assert os.fstat(store.holder_fd(lease.id)).st_size == 0
+    assert not os.get_inheritable(store.holder_fd(lease.id))
+    assert refusal(lambda: other.holder_fd(lease.id)).endswith(f"this process does not hold lease {lease.id}")
     store.release(lease.id)
-    assert refusal(lambda: store.holder(lease.id)).endswith(f"this process does not hold lease {lease.id}")
+    assert refusal(lambda: store.holder_fd(lease.id)).endswith(f"this process does not hold lease {lease.id}")
 
 
 def test_a_child_that_inherits_the_descriptor_holds_on_after_its_parent(path: Path) -> None:
     with SqliteLeaseStore(path) as watcher:
         with SqliteLeaseStore(path) as store:
             lease, without = reserved(store, 7), reserved(store, 8)
-            fd = store.holder(lease.id)
+            fd = store.holder_fd(lease.id)
             child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[fd])
         with child:
             assert watcher.held(lease.id)
@@ -96,7 +97,7 @@ def test_a_child_that_inherits_the_descriptor_holds_on_after_its_parent(path: Pa
 def hold_with_a_child(connection: Connection[Any, Any], path: Path) -> None:
     store = SqliteLeaseStore(path)
     lease, without = reserved(store, 7), reserved(store, 8)
-    child = subprocess.Popen(["sleep", "1000"], pass_fds=[store.holder(lease.id)])
+    child = subprocess.Popen(["sleep", "1000"], pass_fds=[store.holder_fd(lease.id)])
     connection.send((lease.id, without.id, child.pid))
     signal.pause()
 
@@ -221,12 +222,12 @@ def test_a_process_that_is_killed_while_it_writes_loses_nothing_it_was_told(path
                 if what == "forgetting" and lease_id not in found:
                     continue
                 assert found[lease_id].address == address(number)
-                assert what != "bound" or found[lease_id].state is State.BOUND
+                assert what != "bound" or found[lease_id].state is LeaseState.BOUND
             told = known.keys() | {max(known) + 1}  # one more may be on disk than was told
             assert found.keys() <= told
             assert not any(store.held(lease_id) for lease_id in found)
             store.reap()
-            assert not store.leases(states=[State.CLAIMED])
+            assert not store.leases(states=[LeaseState.CLAIMED])
             for lease_id, lease in found.items():
                 known.setdefault(lease_id, ("claimed", int(lease.address) - int(address(0))))
             store.forget(reserved(store, 999_999).id)

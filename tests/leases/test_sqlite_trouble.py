@@ -93,10 +93,10 @@ def test_a_damaged_file_is_said_to_be_damaged(path: Path, what: str) -> None:
 def test_the_file_of_a_newer_version_is_left_alone(path: Path) -> None:
     filled(path)
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     before = path.read_bytes()
     assert refusal(lambda: SqliteLeaseStore(path)) == (
-        f"lease store {path} was written by another version of arpipam (format 2, this one knows 1); "
+        f"lease store {path} was written by another version of arpipam (format 3, this one knows 2); "
         "update arpipam, or choose another folder with --state-dir"
     )
     assert path.read_bytes() == before
