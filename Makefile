@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-venv docker.io iptables nftables iproute2 iputils-arping iputils-ping openvswitch-switch busybox-static docker-compose
 
-.PHONY: install system test test-vm lint demo bench lock clean
+.PHONY: install system test test-vm lint mutate demo bench lock clean
 install: system $(VENV)/.installed
 
 # Daemons that Debian would start on installation (an engine, Open vSwitch) stay off: the lab starts its own.
@@ -32,6 +32,15 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Breaks the pure rooms, one break at a time, and fails where their tests notice too few: docs/mutation.md.
+# `make mutate MUTATE=…` takes names of mutants, such as 'arpipam.protocol.pool.*', and --jobs.
+mutate: $(VENV)/.mutate
+	nice -n 15 $(BIN)/python -m tests.mutation $(MUTATE)
+
+$(VENV)/.mutate: requirements-mutate.lock $(VENV)/.installed
+	$(BIN)/pip install --quiet --require-hashes -r requirements-mutate.lock
+	touch $@
+
 demo: install
 	$(BIN)/python -m launcher.lab.demo
 
@@ -44,10 +53,11 @@ bench: install
 # New versions of the dependencies, pinned with hashes.
 lock: install
 	$(BIN)/python -m venv --clear .venv-lock && .venv-lock/bin/pip install --quiet pip-tools
-	for lock in "requirements.lock" "requirements-dev.lock --extra dev --extra bench"; do \
+	for lock in "requirements.lock" "requirements-dev.lock --extra dev --extra bench" \
+	  "requirements-mutate.lock --extra dev --extra mutate"; do \
 	  .venv-lock/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o $$lock pyproject.toml || exit 1; done
 	rm -rf .venv-lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

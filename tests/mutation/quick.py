@@ -1,0 +1,44 @@
+"""A pytest plugin for mutation runs: few examples of each property, the same ones each time, and no slow test."""
+
+from __future__ import annotations
+
+import resource
+from typing import TYPE_CHECKING
+
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    import pytest
+
+# A mutant is judged by one run: a property that draws other examples each time would give another verdict each time.
+settings.register_profile(
+    "mutation",
+    max_examples=20,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("mutation")
+
+# A break may make a loop endless: it must not take the memory of the machine with it.
+MOST_MEMORY = 3 << 30
+resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+SLOW = (
+    "tests/leases/test_leases_crash.py",  # kills processes: seconds for each mutant of the store
+    "tests/leases/test_leases_steps.py",
+    "test_a_folder_that_cannot_be_written_is_named_with_the_remedy",  # runs as another user, who cannot read mutmut
+    "test_a_thousand_races_of_eight_for_one_address_have_one_owner_at_most",
+    "test_sixty_four_at_once_take_at_most_twice_the_time_of_one",
+    "test_eight_searches_of_one_host_take_no_longer_than_on_eight_hosts_and_half_the_frames",
+    "test_nor_by_searches_that_share_their_witness",
+)
+"""Each mutant that lives runs every test that reaches it, so these would take more time than all others together."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = [item for item in items if any(name in item.nodeid for name in SLOW)]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
