@@ -33,7 +33,7 @@ _LEAST = 3
 """Samples that have a spread."""
 
 
-class Change(NamedTuple):
+class Difference(NamedTuple):
     """One figure of both runs."""
 
     scenario: str
@@ -46,7 +46,7 @@ class Change(NamedTuple):
     """`better`, `worse`, `different` (where neither is better), or `same`."""
 
 
-def changes(old: Run, new: Run) -> list[Change]:
+def changes(old: Run, new: Run) -> list[Difference]:
     """Every figure that both runs have."""
     before = {outcome.name: outcome for outcome in old.outcomes}
     return [
@@ -57,7 +57,7 @@ def changes(old: Run, new: Run) -> list[Change]:
     ]
 
 
-def _outcome(old: Outcome, new: Outcome) -> Iterator[Change]:
+def _outcome(old: Outcome, new: Outcome) -> Iterator[Difference]:
     known = {metric.name for metric in old.metrics}
     for metric in new.metrics:
         if metric.name not in known:
@@ -67,10 +67,10 @@ def _outcome(old: Outcome, new: Outcome) -> Iterator[Change]:
                 pair = old.values(metric.name, subject, case), new.values(metric.name, subject, case)
                 if all(pair):
                     told = ", ".join(f"{key} {value}" for key, value in case.items())
-                    yield _judge(Change(new.name, told, metric.name, subject, 0.0, 0.0, "same"), metric, pair)
+                    yield _judge(Difference(new.name, told, metric.name, subject, 0.0, 0.0, "same"), metric, pair)
 
 
-def _judge(change: Change, metric: Metric, pair: tuple[list[float], list[float]]) -> Change:
+def _judge(change: Difference, metric: Metric, pair: tuple[list[float], list[float]]) -> Difference:
     old, new = pair
     if metric.share:
         one, other = stats.share(old), stats.share(new)

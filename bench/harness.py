@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
-from bench.results import Finding, Outcome, Sample
+from bench.results import Outcome, Remark, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -88,7 +88,7 @@ class Scenario(ABC, Generic[World]):
     def subjects(self, world: World, case: Case) -> AbstractContextManager[Mapping[str, Callable[[int], Taken]]]:
         """Who takes part in this case. Each is called with a seed at every turn, and gives back what it measured."""
 
-    def check(self, outcome: Outcome) -> Iterable[Finding]:  # noqa: ARG002 - most have something to check
+    def check(self, outcome: Outcome) -> Iterable[Remark]:  # noqa: ARG002 - most have something to check
         """Judge the samples."""
         return ()
 
@@ -122,7 +122,7 @@ def run(scenario: Scenario[Any], seed: int, told: Callable[[str], None] = lambda
             with scenario.subjects(world, case) as subjects:
                 outcome.samples += _turns(scenario.name, case, subjects, seed)
     outcome.findings = [
-        Finding(red=True, text=f"{sample.subject} at {sample.vary}: {sample.error}")
+        Remark(red=True, text=f"{sample.subject} at {sample.vary}: {sample.error}")
         for sample in outcome.samples
         if sample.error
     ]

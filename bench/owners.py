@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from arpipam.protocol import arp
 
 if TYPE_CHECKING:
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
 
 _ETH_P_ARP = 0x0806
 _BUFFER = 64 * 1024 * 1024
@@ -25,7 +25,7 @@ def mac_of(number: int) -> bytes:
 class Owners:
     """Of `count` addresses from `first` on."""
 
-    def __init__(self, station: Station, first: int, count: int) -> None:
+    def __init__(self, station: LabStation, first: int, count: int) -> None:
         self._first, self._count = first, count
         with station.namespace.inside():
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ARP))

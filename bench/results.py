@@ -53,7 +53,7 @@ class Sample(BaseModel, frozen=True):
     error: str = ""
 
 
-class Finding(BaseModel, frozen=True):
+class Remark(BaseModel, frozen=True):
     """What a scenario's own check says of its samples; a red one fails the run."""
 
     red: bool
@@ -73,7 +73,7 @@ class Outcome(BaseModel):
     """What was left out, and why."""
     seconds: float = 0.0
     samples: list[Sample] = []
-    findings: list[Finding] = []
+    findings: list[Remark] = []
 
     def cases(self) -> list[dict[str, Value]]:
         """What varied, in the order in which it was run."""

@@ -7,6 +7,6 @@ site.up()
 """
 
 from arpipam.fabric.apply import Site
-from arpipam.fabric.config import Fabric, Host, load, parse
+from arpipam.fabric.config import DeclaredHost, Fabric, load, parse
 
-__all__ = ["Fabric", "Host", "Site", "load", "parse"]
+__all__ = ["DeclaredHost", "Fabric", "Site", "load", "parse"]

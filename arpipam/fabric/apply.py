@@ -12,10 +12,10 @@ from icmplib import multiping
 from arpipam.errors import LinkError
 from arpipam.fabric import kernel
 from arpipam.fabric.journal import Journal, alone
+from arpipam.fabric.last_seen import LastSeen
 from arpipam.fabric.observed import Observed
-from arpipam.fabric.ovsdb import Database, default_remote
+from arpipam.fabric.ovsdb import Ovsdb, default_remote
 from arpipam.fabric.planner import Plan, plan
-from arpipam.fabric.sightings import Sightings
 from arpipam.fabric.steps import OVS, AddLink, Address, DelLink, OvsBridge, OvsPort, Route
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
     from pathlib import Path
 
-    from arpipam.fabric.config import Fabric, Host
+    from arpipam.fabric.config import DeclaredHost, Fabric
     from arpipam.fabric.steps import Change, Step
 
 
@@ -43,7 +43,7 @@ class Site:
         self.journal_path = state_dir / f"fabric-{fabric.bridge}.journal"
         self.ovsdb = ovsdb or fabric.ovsdb or default_remote()
         addresses = {address.ip for link in kernel.observe().links.values() for address in link.addresses}
-        self.local: Host = fabric.local(name=name, addresses=addresses, hostname=socket.gethostname())
+        self.local: DeclaredHost = fabric.local(name=name, addresses=addresses, hostname=socket.gethostname())
 
     def witnesses(self) -> list[IPv4Address]:
         """Who must answer in a search on the bridge: the other hosts, and whom the file names."""
@@ -52,19 +52,19 @@ class Site:
     def kept(self) -> list[IPv4Address]:
         """What stays reserved for hosts that are gone on purpose: theirs, and what was last seen behind them."""
         absent = [host for host in self.fabric.hosts if host.absent and host != self.local]
-        seen = Sightings(self.state_dir, self.fabric.bridge).behind([host.name for host in absent])
+        seen = LastSeen(self.state_dir, self.fabric.bridge).behind([host.name for host in absent])
         inside = [address for address in seen if address in self.fabric.subnet]
         return list(dict.fromkeys([*(host.address.ip for host in absent), *inside]))
 
-    def observe(self, database: Database | None) -> Observed:
+    def observe(self, database: Ovsdb | None) -> Observed:
         """What there is now."""
         steps = Journal(self.journal_path).steps
         taken = tuple(s for s in steps if isinstance(s, Route) or (isinstance(s, Address) and s.present))
         return Observed(kernel.observe(), None if database is None else database.observe(), taken)
 
-    def database(self, stack: ExitStack) -> Database | None:
+    def database(self, stack: ExitStack) -> Ovsdb | None:
         """Open vSwitch's database, where the fabric has one."""
-        return None if self.fabric.ovs_bridge is None else stack.enter_context(Database(self.ovsdb))
+        return None if self.fabric.ovs_bridge is None else stack.enter_context(Ovsdb(self.ovsdb))
 
     def plan(self) -> Plan:
         """What `up` would change."""
@@ -117,19 +117,19 @@ class Site:
             steps = journal.steps
             database = None  # what the file says now need not be what it said when this was made
             if any(isinstance(step, OVS) for step in steps):
-                database = stack.enter_context(Database(self.ovsdb))
+                database = stack.enter_context(Ovsdb(self.ovsdb))
             self._refuse_while_used(steps, database)
             _undo(steps, database)
             journal.drop(steps)
             return steps
 
-    def _settle(self, wanted: Plan, database: Database | None) -> None:
+    def _settle(self, wanted: Plan, database: Ovsdb | None) -> None:
         """Open vSwitch only records what it could not set up."""
         names = [c.do.name for c in wanted.changes if isinstance(c.do, OvsPort) and c.do.present]
         if database is not None and names and (errors := database.settle(names)):
             raise LinkError("; ".join(errors))
 
-    def _refuse_while_used(self, steps: Sequence[Step], database: Database | None) -> None:
+    def _refuse_while_used(self, steps: Sequence[Step], database: Ovsdb | None) -> None:
         removed = {step.name for step in steps if isinstance(step, DelLink)}
         ours = removed | {self.fabric.ovs_bridge or "", self.fabric.nic or ""}
         links = kernel.observe().links
@@ -145,7 +145,7 @@ class Site:
             )
 
 
-def _do(steps: Sequence[Step], database: Database | None) -> None:
+def _do(steps: Sequence[Step], database: Ovsdb | None) -> None:
     if isinstance(steps[0], OVS):
         assert database is not None  # noqa: S101 - steps of Open vSwitch come of its database
         database.commit(steps)
@@ -154,7 +154,7 @@ def _do(steps: Sequence[Step], database: Database | None) -> None:
             kernel.apply(step)
 
 
-def _undo(steps: Sequence[Step], database: Database | None) -> None:
+def _undo(steps: Sequence[Step], database: Ovsdb | None) -> None:
     """Undo in reverse; go on to the end whatever fails, try that once more, then say what still does."""
     batches = list(_batches(list(reversed(steps))))
     for _ in range(2):  # a gateway, say, is reached only when all routes are back
@@ -173,7 +173,7 @@ def _undo(steps: Sequence[Step], database: Database | None) -> None:
         raise LinkError("; ".join(failures))
 
 
-def _undo_batch(batch: Sequence[Step], database: Database | None) -> None:
+def _undo_batch(batch: Sequence[Step], database: Ovsdb | None) -> None:
     if isinstance(batch[0], OVS):
         if database is not None:
             database.commit(batch, tolerant=True)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from icmplib import ICMPLibError, multiping
 
 from arpipam.errors import ArpipamError, LinkError
+from arpipam.fabric.last_seen import LastSeen
 from arpipam.fabric.planner import UNDERLAY_BRIDGE, plan
-from arpipam.fabric.sightings import Sightings
 from arpipam.fabric.steps import OVS, Step
 from arpipam.fabric.survey_task import Look
 from arpipam.link.loop import Driver
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from arpipam.fabric.apply import Site
-    from arpipam.fabric.config import Host
+    from arpipam.fabric.config import DeclaredHost
     from arpipam.fabric.observed import Observed
-    from arpipam.fabric.ovsdb import Database
+    from arpipam.fabric.ovsdb import Ovsdb
     from arpipam.fabric.planner import Plan
 
 UP = "arpipam fabric up"
@@ -92,7 +92,7 @@ def _ok(subject: str, evidence: str) -> Finding:
     return Finding(Condition.OK, subject, evidence)
 
 
-def _running(database: Database | None) -> Iterator[Finding]:
+def _running(database: Ovsdb | None) -> Iterator[Finding]:
     """Whether somebody does what the database says."""
     if database is not None:
         try:
@@ -247,7 +247,7 @@ def _ping(addresses: list[str], payload: int) -> dict[str, float] | None:
     return {answer.address: answer.min_rtt for answer in answers if answer.is_alive}
 
 
-def _alive(site: Site, mtu: int | None, database: Database | None) -> Iterator[Finding]:
+def _alive(site: Site, mtu: int | None, database: Ovsdb | None) -> Iterator[Finding]:
     fabric, local = site.fabric, site.local
     peers = fabric.peers(local)
     try:
@@ -283,7 +283,7 @@ def _alive(site: Site, mtu: int | None, database: Database | None) -> Iterator[F
     _remember(site, look, learned)
 
 
-def _look(site: Site, link: Link, peers: list[Host]) -> Look:
+def _look(site: Site, link: Link, peers: list[DeclaredHost]) -> Look:
     fabric, local = site.fabric, site.local
     subnet: IPv4Network = fabric.subnet
     hosts = range(int(subnet.network_address) + 1, int(subnet.broadcast_address))
@@ -324,7 +324,7 @@ def _doubles(look: Look) -> Iterator[Finding]:
         yield _ok("addresses", f"{len(look.macs)} stations, no address twice")
 
 
-def _learned(site: Site, database: Database | None) -> dict[str, str] | None:
+def _learned(site: Site, database: Ovsdb | None) -> dict[str, str] | None:
     """By MAC: the host behind which it was learned; None where that cannot be told."""
     fabric, local = site.fabric, site.local
     try:
@@ -345,7 +345,7 @@ def _learned(site: Site, database: Database | None) -> dict[str, str] | None:
     }
 
 
-def _peer(peer: Host, look: Look, learned: dict[str, str] | None) -> Iterator[Finding]:
+def _peer(peer: DeclaredHost, look: Look, learned: dict[str, str] | None) -> Iterator[Finding]:
     address, subject = int(peer.address.ip), f"peer {peer.name}"
     round_trip = look.round_trip(address)
     if round_trip is None:
@@ -376,4 +376,4 @@ def _remember(site: Site, look: Look, learned: dict[str, str] | None) -> None:
         if (host := (learned or {}).get(arp.mac_text(mac)))
     }
     if seen:
-        Sightings(site.state_dir, site.fabric.bridge).record(seen)
+        LastSeen(site.state_dir, site.fabric.bridge).record(seen)

@@ -36,7 +36,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Host(_Strict):
+class DeclaredHost(_Strict):
     """One host of the fabric."""
 
     name: HostName
@@ -68,7 +68,7 @@ class Fabric(_Strict):
     """Of the bridge and new containers; None: what the underlay leaves."""
     ovsdb: str = ""
     witnesses: tuple[IPv4Address, ...] = ()
-    hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
+    hosts: Annotated[tuple[DeclaredHost, ...], Field(min_length=1)]
 
     @field_validator("ovsdb")
     @classmethod
@@ -107,18 +107,18 @@ class Fabric(_Strict):
             raise ValueError(f'datapath = "{self.datapath}" goes with ovs_bridge')
         return self
 
-    def peers(self, local: Host) -> list[Host]:
+    def peers(self, local: DeclaredHost) -> list[DeclaredHost]:
         """The other hosts that should be there."""
         return [host for host in self.hosts if host != local and not host.absent]
 
-    def port_of(self, peer: Host) -> str:
+    def port_of(self, peer: DeclaredHost) -> str:
         """The name of the tunnel port that leads to the peer."""
         name = f"{'gre' if self.tunnel == 'gre' else 'vx'}-{peer.name}"
         if len(name) <= LONGEST_INTERFACE:
             return name
         return f"{name[:3].rstrip('-')}-{hashlib.sha256(peer.name.encode()).hexdigest()[:8]}"
 
-    def local(self, *, name: str | None, addresses: Collection[IPv4Address], hostname: str) -> Host:
+    def local(self, *, name: str | None, addresses: Collection[IPv4Address], hostname: str) -> DeclaredHost:
         """The host that this machine is: the named one, or the one with an address of ours, or with our name.
 
         Raises InputError where none is.
@@ -183,5 +183,5 @@ def _line(detail: Any) -> str:
 
 
 def _fields(where: list[Any]) -> str:
-    model = Host if where and str(where[0]).startswith("host[") else Fabric
+    model = DeclaredHost if where and str(where[0]).startswith("host[") else Fabric
     return ", ".join(name for name in model.model_fields if name != "hosts")

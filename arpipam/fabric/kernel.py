@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyroute2 import Ethtool, IPRoute, NetlinkError
 
 from arpipam.errors import LinkError
-from arpipam.fabric.observed import Kernel, Link
+from arpipam.fabric.observed import Kernel, ObservedLink
 from arpipam.fabric.steps import GROUP, AddLink, Address, DelLink, Replica, Route, SetLink
 from arpipam.link.netlink import dump
 
@@ -158,13 +158,13 @@ def _index(ipr: Any, name: str, wait: float) -> int:
         time.sleep(0.02)
 
 
-def _link(message: Any, names: dict[int, str], addresses: dict[int, dict[IPv4Interface, str]]) -> Link:
+def _link(message: Any, names: dict[int, str], addresses: dict[int, dict[IPv4Interface, str]]) -> ObservedLink:
     info = message.get("linkinfo")
     kind = "" if info is None else str(info.get("kind") or "")
     data = None if info is None else info.get("data")
     port = None if info is None or info.get("slave_kind") != "bridge" else info.get("slave_data")
     known = _TUNNEL_PARAMETERS.get(kind, ())
-    return Link(
+    return ObservedLink(
         name=str(message.get("ifname")),
         index=message["index"],
         kind=kind,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Link:
+class ObservedLink:
     """One interface of this network namespace."""
 
     name: str
@@ -44,7 +44,7 @@ class Link:
 class Kernel:
     """The kernel's side of a host."""
 
-    links: dict[str, Link]
+    links: dict[str, ObservedLink]
     routes: dict[str, tuple[dict[str, Any], ...]]
     """By link: the routes that somebody set over it (not those that follow from its addresses)."""
     replicas: dict[str, frozenset[str]]
@@ -83,7 +83,7 @@ class OvsBridgeState:
 
 
 @dataclass(frozen=True)
-class OpenVSwitch:
+class ObservedSwitch:
     """Open vSwitch's side of a host, as its database has it."""
 
     datapaths: frozenset[str]
@@ -97,7 +97,7 @@ class Observed:
     """Both; no `ovs` where the fabric does without."""
 
     kernel: Kernel
-    ovs: OpenVSwitch | None = None
+    ovs: ObservedSwitch | None = None
     taken: tuple[Address | Route, ...] = ()
     """What gives a NIC its addresses and routes back that a bridge took over: where both have lost them, the bridge
     was made anew by somebody else."""

@@ -18,7 +18,7 @@ from ovs.unixctl.client import UnixctlClient
 
 from arpipam.errors import LinkError
 from arpipam.fabric.config import DEFAULT_OVSDB
-from arpipam.fabric.observed import OpenVSwitch, OvsBridgeState, Port
+from arpipam.fabric.observed import ObservedSwitch, OvsBridgeState, Port
 from arpipam.fabric.steps import MARK, OvsBridge, OvsPort, OvsSet
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def default_remote() -> str:
     return f"unix:{folder}/db.sock" if folder else DEFAULT_OVSDB
 
 
-class Database:
+class Ovsdb:
     """A connection to the database of one Open vSwitch. Raises LinkError where it does not answer."""
 
     def __init__(self, remote: str) -> None:
@@ -67,7 +67,7 @@ class Database:
             self._idl.close()
             raise
 
-    def observe(self) -> OpenVSwitch:
+    def observe(self) -> ObservedSwitch:
         """The bridges and ports there are."""
         self._idl.run()
         root = self._root
@@ -82,7 +82,7 @@ class Database:
             for port in bridge.ports:
                 if port.interfaces:
                     ports[port.name] = _port(bridge.name, port, port.interfaces[0])
-        return OpenVSwitch(frozenset(root.datapath_types), bridges, ports)
+        return ObservedSwitch(frozenset(root.datapath_types), bridges, ports)
 
     def commit(self, steps: Sequence[Step], *, tolerant: bool = False) -> None:
         """Do all of the steps or none of them, and wait until the switch has followed.

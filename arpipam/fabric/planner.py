@@ -28,8 +28,8 @@ from arpipam.fabric.steps import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from arpipam.fabric.config import Fabric, Host
-    from arpipam.fabric.observed import Link, Observed, OpenVSwitch, Port
+    from arpipam.fabric.config import DeclaredHost, Fabric
+    from arpipam.fabric.observed import Observed, ObservedLink, ObservedSwitch, Port
 
 UNDERLAY_BRIDGE = "br-phy"
 """Holds the underlay NIC of a userspace datapath (Open vSwitch, Documentation/howto/userspace-tunneling)."""
@@ -57,13 +57,13 @@ class Plan:
         return [change.do.text for change in self.changes]
 
 
-def plan(fabric: Fabric, local: Host, observed: Observed) -> Plan:
+def plan(fabric: Fabric, local: DeclaredHost, observed: Observed) -> Plan:
     """What has to change. Raises LinkError where the underlay is not as the file says."""
     return _Planner(fabric, local, observed).plan()
 
 
 class _Planner:
-    def __init__(self, fabric: Fabric, local: Host, observed: Observed) -> None:
+    def __init__(self, fabric: Fabric, local: DeclaredHost, observed: Observed) -> None:
         self._fabric = fabric
         self._local = local
         self._links = observed.kernel.links
@@ -95,7 +95,7 @@ class _Planner:
 
     # What the link below says.
 
-    def _datapath(self, ovs: OpenVSwitch) -> str:
+    def _datapath(self, ovs: ObservedSwitch) -> str:
         fabric = self._fabric
         wanted: str = fabric.datapath
         if wanted != "auto":
@@ -173,7 +173,7 @@ class _Planner:
 
     # Open vSwitch.
 
-    def _open_vswitch(self, ovs: OpenVSwitch, datapath: str, mtu: int) -> None:
+    def _open_vswitch(self, ovs: ObservedSwitch, datapath: str, mtu: int) -> None:
         fabric, name = self._fabric, self._fabric.ovs_bridge or ""
         if datapath == "netdev":
             nic = self._nic or ""
@@ -209,7 +209,7 @@ class _Planner:
             self._offload_off(name)
         self._into(name, fabric.bridge, isolated=False)
 
-    def _ovs_bridge(self, ovs: OpenVSwitch, name: str, datapath: str, hwaddr: str) -> None:
+    def _ovs_bridge(self, ovs: ObservedSwitch, name: str, datapath: str, hwaddr: str) -> None:
         bridge = ovs.bridges.get(name)
         if bridge is None:
             self._fresh.add(name)
@@ -224,7 +224,7 @@ class _Planner:
                 OvsSet("Bridge", name, "datapath_type", old, datapath),
             )
 
-    def _ovs_port(self, ovs: OpenVSwitch, wanted: OvsPort) -> None:
+    def _ovs_port(self, ovs: ObservedSwitch, wanted: OvsPort) -> None:
         port = ovs.ports.get(wanted.name)
         if port is not None and port.bridge != wanted.bridge:
             if not port.mine:
@@ -362,7 +362,7 @@ class _Planner:
         self._fresh.add(name)
         self._change(AddLink(name, kind, parameters), DelLink(name))
 
-    def _current(self, name: str) -> Link | None:
+    def _current(self, name: str) -> ObservedLink | None:
         """The link as it is; None where it comes with these changes."""
         return None if name in self._fresh else self._links.get(name)
 
@@ -370,7 +370,7 @@ class _Planner:
         self._changes.append(Change(do, undo))
 
 
-def _link_again(link: Link) -> AddLink:
+def _link_again(link: ObservedLink) -> AddLink:
     """What makes a tunnel again that is removed."""
     return AddLink(link.name, link.kind, {"address": link.mac, **link.parameters})
 

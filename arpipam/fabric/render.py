@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from arpipam.fabric.check import Finding
-    from arpipam.fabric.config import Fabric, Host
+    from arpipam.fabric.config import DeclaredHost, Fabric
 
 _COLOURS = {
     Condition.OK: "#2e8b57",
@@ -37,7 +37,7 @@ def _worst(conditions: Iterable[Condition]) -> Condition:
 class Picture:
     """Drawn from the file and the findings of a check on this host."""
 
-    def __init__(self, fabric: Fabric, local: Host, findings: Iterable[Finding]) -> None:
+    def __init__(self, fabric: Fabric, local: DeclaredHost, findings: Iterable[Finding]) -> None:
         self._fabric = fabric
         self._local = local
         found = list(findings)
@@ -96,7 +96,7 @@ class Picture:
         ET.indent(root)
         return ET.tostring(root, encoding="unicode")
 
-    def _box(self, root: ET.Element, host: Host, place: tuple[float, float]) -> None:
+    def _box(self, root: ET.Element, host: DeclaredHost, place: tuple[float, float]) -> None:
         x, y = place[0] - _BOX[0] / 2, place[1] - _BOX[1] / 2
         box = {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": str(_BOX[0]), "height": str(_BOX[1]), "rx": "6"}
         ET.SubElement(root, "rect", box | {"fill": "white", "stroke": self._host_colour(host), "stroke-width": "2"})
@@ -104,19 +104,19 @@ class Picture:
             style = {"x": f"{place[0]:.1f}", "y": f"{y + 17 + 15 * number:.1f}", "text-anchor": "middle"}
             ET.SubElement(root, "text", style | ({"font-weight": "bold"} if number == 0 else {})).text = text
 
-    def _labels(self, host: Host) -> list[str]:
+    def _labels(self, host: DeclaredHost) -> list[str]:
         fabric = self._fabric
         bridges = f"{fabric.bridge} + {fabric.ovs_bridge}" if fabric.ovs_bridge else fabric.bridge
         below = str(host.underlay) if host.underlay is not None else fabric.nic or ""
         name = f"{host.name} (absent)" if host.absent else host.name
         return [name, f"{host.address} on {bridges}", below]
 
-    def _host_colour(self, host: Host) -> str:
+    def _host_colour(self, host: DeclaredHost) -> str:
         if host.absent:
             return _DECLARED
         return _COLOURS[self._own if host == self._local else self._tunnels[host.name]]
 
-    def _edge(self, one: Host, other: Host) -> tuple[str, str]:
+    def _edge(self, one: DeclaredHost, other: DeclaredHost) -> tuple[str, str]:
         if one.absent or other.absent:
             return _DECLARED, "dotted"
         if self._local not in (one, other):

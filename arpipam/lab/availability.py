@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
 
 
 class Asker:
@@ -24,7 +24,7 @@ class Asker:
     PATIENCE = 0.5
     """Seconds after which an answer will not come any more."""
 
-    def __init__(self, station: Station, addresses: Iterable[str], sender: str = "172.16.42.250") -> None:
+    def __init__(self, station: LabStation, addresses: Iterable[str], sender: str = "172.16.42.250") -> None:
         self._targets = [int(IPv4Address(address)) for address in addresses]
         self._sender = int(IPv4Address(sender))
         with station.namespace.inside():

@@ -24,7 +24,7 @@ _PATIENCE = 60.0
 _BUSYBOX = Path("/bin/busybox")
 
 
-class Engine:
+class LabEngine:
     """dockerd with folders and a socket of its own, in a mount namespace, so that /run/docker is its own too.
 
     As on a machine, what it has mounted outlives it.

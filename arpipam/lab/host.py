@@ -9,7 +9,7 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from arpipam.fabric import Site, load
-from arpipam.lab.engine import Engine
+from arpipam.lab.engine import LabEngine
 from arpipam.lab.openvswitch import OpenVSwitch
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Host:
         self.interface = IPv4Interface(address)
         self.address = str(self.interface.ip)
         self.bridge = bridge
-        self.engine = Engine(namespace, directory, client) if engine else None
+        self.engine = LabEngine(namespace, directory, client) if engine else None
         self.openvswitch: OpenVSwitch | None = None
         self.fabric_file = directory / "fabric.toml"
         self.mtu = 1500

@@ -128,14 +128,14 @@ class Lab:
         self.start()
         return first, second, underlay
 
-    def station(self, name: str, on: Wire | Host, *addresses: str, **behaviour: Any) -> stations.Station:
+    def station(self, name: str, on: Wire | Host, *addresses: str, **behaviour: Any) -> stations.LabStation:
         """A machine that nobody told Docker about, on a wire or on a host's bridge (which must be up).
 
-        It is a plain kernel with these addresses, or one that misbehaves (see Station).
+        It is a plain kernel with these addresses, or one that misbehaves (see LabStation).
         """
         namespace = self.namespace(name)
         on.plug(namespace, "eth0")
-        station = stations.Station(namespace, addresses, **behaviour)
+        station = stations.LabStation(namespace, addresses, **behaviour)
         self._stack.callback(station.close)
         return station
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _ETH_P_ARP = 0x0806
 
 
-class Station:
+class LabStation:
     """A station with `addresses` (each with its prefix, say 172.16.42.3/24; a `crowd` holds all of a prefix).
 
     Without anything else the kernel answers for them. Otherwise a thread does: `slow` seconds late, after having been

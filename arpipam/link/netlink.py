@@ -45,7 +45,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Condition:
+class LinkCondition:
     """Whether an interface can carry a frame at this moment."""
 
     up: bool
@@ -108,7 +108,7 @@ def on_subnet(subnet: IPv4Network) -> list[str]:
     return sorted(found)
 
 
-def condition(index: int) -> Condition | None:
+def condition(index: int) -> LinkCondition | None:
     """Whether the interface can carry a frame now; None when it is gone."""
     with IPRoute() as ipr:
         links = dump(ipr.get_links)
@@ -123,7 +123,7 @@ def condition(index: int) -> Condition | None:
         # start leaves it the first
         passes = (passes and _FORWARDING in states.values()) if states else True
     held = tuple(name for name, state in states.items() if state in _HELD)
-    return Condition(up=bool(link["flags"] & _IFF_UP), open=passes, held=held)
+    return LinkCondition(up=bool(link["flags"] & _IFF_UP), open=passes, held=held)
 
 
 def down(interface: str) -> LinkError:

@@ -10,7 +10,7 @@ from bench.scenarios.fabric import Fabric
 from bench.scenarios.false_free import FalseFree
 from bench.scenarios.first_free import FirstFree
 from bench.scenarios.handover import HandOver
-from bench.scenarios.launch import Launch
+from bench.scenarios.launch import StartLatency
 from bench.scenarios.scale import Scale
 from bench.scenarios.sweep import Sweep
 
@@ -22,7 +22,7 @@ SCENARIOS: dict[str, type[Scenario[Any]]] = {
     for scenario in (
         FirstFree,
         Sweep,
-        Launch,
+        StartLatency,
         Concurrent,
         FalseFree,
         HandOver,

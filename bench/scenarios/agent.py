@@ -22,14 +22,14 @@ from arpipam.protocol import arp
 from bench import stats
 from bench.harness import Case, Plot, Scenario, Stopwatch
 from bench.owners import Owners, mac_of
-from bench.results import Finding, Metric
+from bench.results import Metric, Remark
 from launcher.lab.agents import AgentOn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from arpipam.lab import Host
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
     from bench.harness import Taken, Values
     from bench.results import Outcome
 
@@ -64,7 +64,7 @@ class World(NamedTuple):
     agent: AgentOn
     pool: str
     floor: Path
-    station: Station
+    station: LabStation
     loaded: Callable[[], AgentOn]
 
 
@@ -162,12 +162,12 @@ class Agent(Scenario[World]):
             agent = world.loaded()
             yield {OURS: lambda _: cost(world, agent, int(case.vary["frames/s"]), self.watched)}
 
-    def check(self, outcome: Outcome) -> Iterable[Finding]:
+    def check(self, outcome: Outcome) -> Iterable[Remark]:
         """The aim of a warm request."""
         warm = stats.summary(outcome.values("inside", OURS, what=REQUEST, clients=1))
         if warm is not None:
             met = "met" if warm.median < AIM and warm.p99 < AIM_P99 else "MISSED"
-            yield Finding(
+            yield Remark(
                 red=False,
                 text=f"a warm RequestAddress takes {warm.median * 1000:.2f} ms inside the agent, p99 "
                 f"{warm.p99 * 1000:.2f} ms (aims {AIM * 1000:g} and {AIM_P99 * 1000:g} ms: {met})",

@@ -16,7 +16,7 @@ from bench import claimers
 from bench.claimers import Claimed
 from bench.forked import Worker
 from bench.harness import Case, Plot, Scenario
-from bench.results import Finding, Metric
+from bench.results import Metric, Remark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -163,15 +163,15 @@ class Concurrent(Scenario[World]):
 
         yield {"arpipam": ours, ARTICLE: theirs}
 
-    def check(self, outcome: Outcome) -> Iterable[Finding]:
+    def check(self, outcome: Outcome) -> Iterable[Remark]:
         """No duplicates, everybody served who can be, nobody who cannot."""
         twice = sum(outcome.values("duplicates", "arpipam"))
-        yield Finding(red=twice > 0, text=f"{twice:.0f} of arpipam's claimers have an address that is not theirs alone")
+        yield Remark(red=twice > 0, text=f"{twice:.0f} of arpipam's claimers have an address that is not theirs alone")
         without = sum(outcome.values("without", "arpipam"))
-        yield Finding(red=without != 0, text=f"{without:.0f} more claimers than expected got nothing")
+        yield Remark(red=without != 0, text=f"{without:.0f} more claimers than expected got nothing")
         theirs = outcome.values("duplicates", ARTICLE)
         if theirs:
-            yield Finding(red=False, text=f"{ARTICLE} made {sum(theirs):.0f} duplicates in {len(theirs)} rounds")
+            yield Remark(red=False, text=f"{ARTICLE} made {sum(theirs):.0f} duplicates in {len(theirs)} rounds")
 
 
 def judge(wire: Wire, claimed: list[Claimed], frames: int) -> Values:

@@ -13,7 +13,7 @@ from arpipam.protocol.timing import MISS_PROBABILITY
 from bench import forked, peers, stats
 from bench.harness import Case, Plot, Scenario, Stopwatch
 from bench.network import answer_for
-from bench.results import Finding, Metric
+from bench.results import Metric, Remark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -218,7 +218,7 @@ class FalseFree(Scenario[World]):
 
         return take
 
-    def check(self, outcome: Outcome) -> Iterable[Finding]:
+    def check(self, outcome: Outcome) -> Iterable[Remark]:
         """What was seen must be possible under what was stated; a link that carries nothing proves nothing."""
         for case in outcome.cases():
             for name in TIMINGS:
@@ -232,7 +232,7 @@ class FalseFree(Scenario[World]):
                 wrong = found.hits > 0 and found.low > bound
                 if wrong or name == ADAPTIVE:
                     text = f"{name}, {case['what']} {case['value']}: {found.hits} of {found.samples} called free"
-                    yield Finding(red=wrong, text=f"{text}, bound {bound:.1e}")
+                    yield Remark(red=wrong, text=f"{text}, bound {bound:.1e}")
 
 
 def _alone(

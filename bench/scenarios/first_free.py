@@ -15,7 +15,7 @@ from arpipam.protocol.timing import RATE
 from bench import peers
 from bench.harness import Case, Plot, Scenario, Stopwatch, nothing
 from bench.network import Used, room, used_network
-from bench.results import Finding, Metric
+from bench.results import Metric, Remark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -118,21 +118,21 @@ class FirstFree(Scenario[None]):
                 RFC: ours("rfc5227"),
             }
 
-    def check(self, outcome: Outcome) -> Iterable[Finding]:
+    def check(self, outcome: Outcome) -> Iterable[Remark]:
         """Aims are told, not enforced: they are times of one machine. A wrong address raises where it is found."""
         pick: dict[str, Any] = {"subnet": "/24", "in use": "90 %"}
         ours, theirs = (sorted(outcome.values("seconds", name, **pick)) for name in ("arpipam", ARTICLE))
         if ours and theirs:
             ratio = theirs[len(theirs) // 2] / ours[len(ours) // 2]
             met = "met" if ratio >= AIM_RATIO else "MISSED"
-            yield Finding(
+            yield Remark(
                 red=False, text=f"a /24 at 90 %: {ratio:.1f}x faster than the article (aim {AIM_RATIO:g}x: {met})"
             )
         rest = sorted(outcome.values("rest", "arpipam", subnet="/24"))
         if rest:
             middle = rest[len(rest) // 2]
             met = "met" if middle < AIM_OVERHEAD else "MISSED"
-            yield Finding(
+            yield Remark(
                 red=False,
                 text=f"a /24: {middle * 1000:.1f} ms beside the listening (aim {AIM_OVERHEAD * 1000:.0f} ms: {met})",
             )

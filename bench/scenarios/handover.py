@@ -14,14 +14,14 @@ from arpipam.lab import Lab
 from arpipam.lab.availability import Asker
 from bench import forked, peers
 from bench.harness import Case, Plot, Scenario
-from bench.results import Finding, Metric
+from bench.results import Metric, Remark
 from launcher.commands import run as arpipam_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from arpipam.lab import Host
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
     from bench.harness import Taken, Values
     from bench.results import Outcome
 
@@ -42,8 +42,8 @@ class World(NamedTuple):
     """A host with an engine, one that asks all the time, and one that talked to the address's former owner."""
 
     host: Host
-    asker: Station
-    neighbour: Station
+    asker: LabStation
+    neighbour: LabStation
     patience: float
 
 
@@ -96,15 +96,15 @@ class HandOver(Scenario[World]):
 
     reference = "arpipam-run"
 
-    def check(self, outcome: Outcome) -> Iterable[Finding]:
+    def check(self, outcome: Outcome) -> Iterable[Remark]:
         """Ours is answered for without a gap, under one MAC."""
         gaps = outcome.values("unanswered", self.reference)
         macs = outcome.values("MACs", self.reference)
         worst = max(gaps, default=0.0)
-        yield Finding(
+        yield Remark(
             red=worst > MOST_UNANSWERED, text=f"at worst {worst * 1000:.0f} ms without an answer after the claim"
         )
-        yield Finding(red=bool(macs) and max(macs) != 1, text=f"{max(macs, default=0):.0f} MAC at most answered for it")
+        yield Remark(red=bool(macs) and max(macs) != 1, text=f"{max(macs, default=0):.0f} MAC at most answered for it")
 
 
 def watched(world: World, address: str, start: Callable[[World, str, str], float | None]) -> Values:

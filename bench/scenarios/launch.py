@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from arpipam.lab import Lab
 from bench.harness import Case, Plot, Scenario, Stopwatch
-from bench.results import Finding, Metric
+from bench.results import Metric, Remark
 from launcher.lab.agents import NETWORK, AgentOn
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class World(NamedTuple):
     cold: AgentOn
 
 
-class Launch(Scenario[World]):
+class StartLatency(Scenario[World]):
     """Whole commands, detached."""
 
     name = "launch"
@@ -122,9 +122,9 @@ class Launch(Scenario[World]):
 
         return ready
 
-    def check(self, outcome: Outcome) -> Iterable[Finding]:
+    def check(self, outcome: Outcome) -> Iterable[Remark]:
         """What the warm pool costs on top of Docker's own list."""
         warm, default = outcome.values("seconds", WARM), outcome.values("seconds", DEFAULT)
         if warm and default:
             extra = (median(warm) - median(default)) * 1000
-            yield Finding(red=False, text=f"a warm agent costs {extra:.0f} ms beside Docker's default IPAM")
+            yield Remark(red=False, text=f"a warm agent costs {extra:.0f} ms beside Docker's default IPAM")

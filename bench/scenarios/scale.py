@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bench import stats
 from bench.crowd import Plan, article, claims
 from bench.harness import Case, Plot, Scenario, Stopwatch, nothing
-from bench.results import Finding, Metric
+from bench.results import Metric, Remark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -136,27 +136,27 @@ class Scale(Scenario[None]):
             return Plan(hosts, 3, per_second=hosts / 5, cut=20.0)
         return Plan(hosts, 1, loss=loss, delay=delay)
 
-    def check(self, outcome: Outcome) -> Iterable[Finding]:
+    def check(self, outcome: Outcome) -> Iterable[Remark]:
         """No duplicates; how it grows, and where that stops being sensible."""
         twice = sum(outcome.values("duplicates", "arpipam"))
-        yield Finding(
+        yield Remark(
             red=twice > 0,
             text=f"{twice:.0f} duplicates of arpipam's in {sum(outcome.values('claims', 'arpipam')):,.0f} claims",
         )
         without = sum(outcome.values("without", "arpipam"))
-        yield Finding(red=without > 0, text=f"{without:.0f} claims without an address")
+        yield Remark(red=without > 0, text=f"{without:.0f} claims without an address")
         for metric in ("last claim", "frames per claim"):
             yield from self._growth(outcome, metric)
         big = outcome.values("wall", "arpipam", how=BIG)
         if big:
             met = "met" if big[0] < AIM_SECONDS else "MISSED"
-            yield Finding(
+            yield Remark(
                 red=False,
                 text=f"{AIM_CLAIMS:,} claims by {AIM_HOSTS:,} hosts in {big[0]:.0f} s (aim {AIM_SECONDS:.0f} s: {met})",
             )
 
     @staticmethod
-    def _growth(outcome: Outcome, metric: str) -> Iterable[Finding]:
+    def _growth(outcome: Outcome, metric: str) -> Iterable[Remark]:
         pairs = [
             (float(sample.vary["hosts"]), sample.values[metric])
             for sample in outcome.samples
@@ -177,7 +177,7 @@ class Scale(Scenario[None]):
                 f"; one flat link stops being sensible where its claims send more than {SENSIBLE:g} frames a second, "
                 f"each of which wakes every station: about {most:.0f} claims a second"
             )
-        yield Finding(red=False, text=text)
+        yield Remark(red=False, text=text)
 
 
 def side_by_side(play: Callable[[Plan, int], Values], plan: Plan, seed: int) -> list[Values]:

@@ -14,7 +14,7 @@ from arpipam.lab import Lab
 from bench import forked, peers
 from bench.harness import Case, Plot, Scenario
 from bench.network import Used, room, used_network
-from bench.results import Finding, Metric
+from bench.results import Metric, Remark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -128,19 +128,19 @@ class Sweep(Scenario[World]):
                 subjects[ARP_SCAN] = listed(peers.arp_scan, interface, str(subnet))
             yield subjects
 
-    def check(self, outcome: Outcome) -> Iterable[Finding]:
+    def check(self, outcome: Outcome) -> Iterable[Remark]:
         """None may be missed."""
         missed = sum(sum(outcome.values("missed", name)) for name in (OURS, OURS_FAST))
-        yield Finding(red=missed > 0, text=f"{missed:.0f} stations missed by arpipam")
+        yield Remark(red=missed > 0, text=f"{missed:.0f} stations missed by arpipam")
         for peer, asks in ((ARP_SCAN_FAST, "arp-scan's fastest"), (ARP_SCAN_TWICE, "arp-scan that asks twice, too")):
             ours, theirs = (outcome.values("seconds", name, subnet="/16") for name in (OURS_FAST, peer))
             if ours and theirs:
                 ratio = median(theirs) / median(ours)
                 aim = f" (aim {AIM:g}x: {'met' if ratio >= AIM else 'MISSED'})" if peer == ARP_SCAN_FAST else ""
-                yield Finding(red=False, text=f"a /16: {ratio:.2f}x as fast as {asks}{aim}")
+                yield Remark(red=False, text=f"a /16: {ratio:.2f}x as fast as {asks}{aim}")
         floor, fast = (outcome.values("seconds", name, subnet="/16") for name in (FLOOR, ARP_SCAN_FAST))
         if floor and fast:
-            yield Finding(
+            yield Remark(
                 red=False,
                 text=f"to send the frames of a /16 takes {median(floor):.2f} s by itself, in C with nobody listening; "
                 f"{AIM:g}x as fast as arp-scan's fastest, which asks once and counts on no frame being lost, would be "

@@ -100,13 +100,13 @@ def command(
     words: tuple[str, ...],
 ) -> int:
     """Run a container; the return value is the exit status."""
-    from launcher.run.launch import Launch, Wish  # noqa: PLC0415 - scapy takes 0.3 s; --help and bad usage need none of it
+    from launcher.run.launch import Launch, RunRequest  # noqa: PLC0415 - scapy takes 0.3 s; --help and bad usage need none of it
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
     address, prefix = wanted
-    return Launch(options, Wish(words, address, prefix, gateway, network)).run()
+    return Launch(options, RunRequest(words, address, prefix, gateway, network)).run()
 
 
 def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a signal handler

@@ -20,7 +20,7 @@ from arpipam.lab import Lab
 
 if TYPE_CHECKING:
     from arpipam.lab import Host
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
 
 FOREIGN = "172.16.42.3"
 _BIN = Path(sys.executable).parent
@@ -58,7 +58,7 @@ def inspect(host: Host, name: str) -> dict[str, Any]:
     return dict(endpoint)
 
 
-def plain_docker(host: Host, observer: Station) -> None:
+def plain_docker(host: Host, observer: LabStation) -> None:
     """What Docker does by itself: it gives out an address that somebody has, and the wire shows two owners."""
     console.rule("[bold]Plain Docker")
     network = ["network", "create", "-d", "bridge", "--subnet", "172.16.42.0/24", "--gateway", host.address]

@@ -31,7 +31,7 @@ _OPTION = re.compile(r"^\s+(?:-(\w), )?(--[\w-]+)(?: (\S+))?(?:\s{2,}|$)")
 MAC_PER_ENDPOINT = 25  # from this version on the client refuses --mac-address where the engine's API is older than 1.44
 
 
-class Client:
+class DockerCommand:
     """Runs `docker run`, whatever ages client and engine have.
 
     The engine is the one that DOCKER_HOST names, or else this host's usual one. A docker context may name another, so
@@ -97,7 +97,7 @@ def refuse_ours(words: Sequence[str]) -> None:
         name, has_value, _ = words[at].partition("=")
         if name in OURS:
             raise InputError(
-                f"{name} among docker's options would pass by the check of the network; say {OURS[name]} first: "
+                f"{name} among docker's options bypasses the check of the network; give {OURS[name]} first: "
                 f"arpipam-run {OURS[name]} … IMAGE"
             )
         if not name.startswith("--"):

@@ -29,7 +29,7 @@ from launcher.console import complain, tell
 from launcher.engine.errors import EngineError
 from launcher.options import Options, make_allocator
 from launcher.run.child import StandardInput
-from launcher.run.docker_command import Client, refuse_ours
+from launcher.run.docker_command import DockerCommand, refuse_ours
 from launcher.run.handover import HELD, HandOver
 from launcher.signals import signals_held
 
@@ -49,8 +49,8 @@ DOCKER_FAILED = 125  # docker's own status for "the container could not be start
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the user wants beside the shared options; `words` are docker's."""
+class RunRequest:
+    """What the user asks for beside the shared options; `words` are docker's."""
 
     words: tuple[str, ...]
     address: IPv4Address | None = None
@@ -72,11 +72,11 @@ class Wish:
 class Launch:
     """One `arpipam-run`. `run` returns its exit status, or raises ArpipamError when docker was not even started."""
 
-    def __init__(self, options: Options, wish: Wish) -> None:
+    def __init__(self, options: Options, request: RunRequest) -> None:
         self._options = options
         self._agent = AgentClient(options.socket) if running(options.socket) else None
-        self._wish = wish
-        self._client = Client()
+        self._request = request
+        self._docker = DockerCommand()
         self._engine: Engine
         self._network: DockerNetwork | None = None
         self._given: dict[IPv4Address, str] = {}
@@ -84,8 +84,8 @@ class Launch:
 
     def run(self) -> int:
         """Launch, with another address when the engine turns out to have given the first one away itself."""
-        refuse_ours(self._wish.words)
-        self._client.knock()
+        refuse_ours(self._request.words)
+        self._docker.knock()
         own = self._own_address()
         looked = own is None or self._asks_for_much
         if looked:
@@ -103,14 +103,14 @@ class Launch:
     @property
     def _asks_for_much(self) -> bool:
         """Whether the claim depends on what the engine knows. Else both are asked at the same time, to save time."""
-        wish = self._wish
-        given = wish.address is not None or wish.gateway is not None or wish.network is not None
+        request = self._request
+        given = request.address is not None or request.gateway is not None or request.network is not None
         return given or self._options.order == "sticky"  # whose last lease may turn out to be over
 
     def _own_address(self) -> IPv4Interface | None:
         """The interface's own address in the network that is meant."""
         prefixes = facts(self._options.interface).prefixes
-        wanted, declared = self._wish.address or self._wish.gateway, self._options.declared
+        wanted, declared = self._request.address or self._request.gateway, self._options.declared
         if declared is not None:
             prefixes = tuple(sorted(prefixes, key=lambda prefix: prefix.network != declared.subnet))
         fitting = (prefix for prefix in prefixes if wanted is None or wanted in prefix.network)
@@ -125,19 +125,19 @@ class Launch:
         if self._agent is None:  # which does that itself
             with SqliteLeaseStore(self._options.state_dir / "leases.db") as leases:
                 reconcile(leases, self._engine)
-        self._network = self._engine.network(self._options.interface, self._wish.network)
+        self._network = self._engine.network(self._options.interface, self._request.network)
         self._given = {address: c.name for c in self._engine.containers() for address in c.addresses}
         if self._network is not None:
             self._given |= dict.fromkeys(self._network.kept, f"the network {self._network.name} itself")
-        self._client.learn(self._engine)
+        self._docker.learn(self._engine)
 
     def _attempt(self, own: IPv4Interface | None, *, look: bool) -> int | None:
         """Claim an address and run the container with it; None when the engine has that address in use itself."""
-        wish = self._wish
+        request = self._request
         subnet = self._subnet(own)
-        if wish.address in self._given:
+        if request.address in self._given:
             raise AddressInUseError(
-                f"{wish.address} belongs to {self._given[wish.address]}, says the engine; take another"
+                f"{request.address} belongs to {self._given[request.address]}, says the engine; take another"
             )
         exclude = [str(address) for address in self._given if address in subnet]
         options = replace(self._options, exclude=(*self._options.exclude, *exclude))
@@ -161,15 +161,15 @@ class Launch:
 
     def _claimer(self, options: Options, subnet: IPv4Network, stack: ExitStack) -> Callable[[], Claim | RemoteClaim]:
         """What claims an address: the agent where one runs, else this process, with a link that `stack` closes."""
-        wish = self._wish
+        request = self._request
         if self._agent is not None:
-            exclude = options.exclude if wish.gateway is None else (*options.exclude, str(wish.gateway))
+            exclude = options.exclude if request.gateway is None else (*options.exclude, str(request.gateway))
             usual = Options()
             asked = ClaimWish(
                 options.interface,
-                wish.owner,
+                request.owner,
                 subnet=str(subnet),
-                address=None if wish.address is None else str(wish.address),
+                address=None if request.address is None else str(request.address),
                 mac=options.mac,
                 exclude=exclude,
                 ranges=options.ranges,
@@ -182,28 +182,28 @@ class Launch:
                 ),
             )
             return partial(self._agent.claim, asked)
-        allocator = make_allocator(options, subnet=subnet, gateway=wish.gateway, progress=_tell)
+        allocator = make_allocator(options, subnet=subnet, gateway=request.gateway, progress=_tell)
         stack.enter_context(allocator)
-        return partial(allocator.claim, wish.owner, wish.address, options.mac)
+        return partial(allocator.claim, request.owner, request.address, options.mac)
 
     def _subnet(self, own: IPv4Interface | None) -> IPv4Network:
-        """The subnet of the container, in which the user's wishes must lie."""
-        wish, network, interface = self._wish, self._network, self._options.interface
+        """The subnet of the container, in which what the user asked for must lie."""
+        request, network, interface = self._request, self._network, self._options.interface
         if network is not None:
             subnet = network.subnet
         elif own is not None:
             subnet = own.network
         else:
             raise InputError(f"{interface} has no IPv4 address, and no Docker network is on it: give it one of them")
-        if wish.prefix not in (None, subnet.prefixlen):
-            raise InputError(f"--ip {wish.address}/{wish.prefix}: the network on {interface} is {subnet}")
-        if wish.gateway is not None:
-            if wish.gateway not in subnet:
-                raise InputError(f"--gateway {wish.gateway} is outside of {subnet}, the network on {interface}")
+        if request.prefix not in (None, subnet.prefixlen):
+            raise InputError(f"--ip {request.address}/{request.prefix}: the network on {interface} is {subnet}")
+        if request.gateway is not None:
+            if request.gateway not in subnet:
+                raise InputError(f"--gateway {request.gateway} is outside of {subnet}, the network on {interface}")
             gateway = None if network is None else network.gateway or (own.ip if own is not None else None)
-            if network is not None and gateway != wish.gateway:
+            if network is not None and gateway != request.gateway:
                 raise InputError(
-                    f"--gateway {wish.gateway}: the Docker network {network.name} has the gateway {gateway}; name "
+                    f"--gateway {request.gateway}: the Docker network {network.name} has the gateway {gateway}; name "
                     "another network, or remove this one, and it is made anew"
                 )
         return subnet
@@ -217,8 +217,8 @@ class Launch:
                 f"{interface} is no bridge, and no Docker network is on it; make one first: docker network create "
                 f"-d macvlan -o parent={interface} --subnet {own.network if own is not None else '…'} --gateway … lan"
             )
-        name = self._wish.network or f"arpipam-{interface}"
-        network = self._engine.create_network(name, interface, own, self._wish.gateway, before.mtu)
+        name = self._request.network or f"arpipam-{interface}"
+        network = self._engine.create_network(name, interface, own, self._request.gateway, before.mtu)
         after = facts(interface)
         if after.prefixes != before.prefixes:
             self._engine.remove_network(name)
@@ -242,7 +242,7 @@ class Launch:
         hand_over = HandOver(self._engine, claim, audible=network.driver == "bridge")
         hand_over.start()
         try:
-            status = self._client.run(arguments, claim.mac, self._wish.words, keep_open=[claim.holder_fd])
+            status = self._docker.run(arguments, claim.mac, self._request.words, keep_open=[claim.holder_fd])
             return self._settle(claim, status, hand_over, standard_input)
         except AddressInUseError:  # the engine's own doing: nothing is kept
             raise
@@ -284,7 +284,7 @@ class Launch:
         """The engine has the address in use; nobody else may have it, but it is not ours to wait for either."""
         claim.release(quarantine=0.0)
         text = f"the engine has given {claim.address} to {holder} meanwhile"
-        if self._wish.address is not None:
+        if self._request.address is not None:
             raise AddressInUseError(f"{text}; take another")
         _tell(f"{text}; going on to the next")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench import compare, crowd, harness, plots, report, stats
-from bench.results import Finding, Metric, Outcome, Run, Sample, load
+from bench.results import Metric, Outcome, Remark, Run, Sample, load
 from bench.scenarios import SCENARIOS
 from bench.scenarios.first_free import surveyed
 
@@ -52,8 +52,8 @@ class Toy(harness.Scenario[list[str]]):
 
         yield {name: take(name) for name in ("arpipam", "peer", "broken")}
 
-    def check(self, outcome: Outcome) -> Iterable[Finding]:
-        yield Finding(red=False, text=f"{len(outcome.samples)} samples")
+    def check(self, outcome: Outcome) -> Iterable[Remark]:
+        yield Remark(red=False, text=f"{len(outcome.samples)} samples")
 
 
 def test_samples_are_taken_in_turn_and_from_seeds() -> None:

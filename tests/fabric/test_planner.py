@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arpipam.errors import LeaseError, LinkError
-from arpipam.fabric import Fabric, Host, parse
+from arpipam.fabric import DeclaredHost, Fabric, parse
 from arpipam.fabric.journal import Journal
-from arpipam.fabric.observed import Kernel, Link, Observed, OpenVSwitch, OvsBridgeState, Port
+from arpipam.fabric.observed import Kernel, Observed, ObservedLink, ObservedSwitch, OvsBridgeState, Port
 from arpipam.fabric.planner import UNDERLAY_BRIDGE, Plan, plan
 from arpipam.fabric.steps import (
     AddLink,
@@ -44,12 +44,12 @@ class Model:
     """A host whose kernel and Open vSwitch do what a step says, and complain where the real ones would."""
 
     def __init__(self, *, switch: bool, datapaths: tuple[str, ...] = ("netdev",)) -> None:
-        nic = Link("eth0", 2, "", "52:54:00:00:00:01", 1500, True, addresses=(UNDERLAY, SECOND))  # noqa: FBT003 - up
+        nic = ObservedLink("eth0", 2, "", "52:54:00:00:00:01", 1500, True, addresses=(UNDERLAY, SECOND))  # noqa: FBT003 - up
         self.links = {"eth0": replace(nic, broadcasts={UNDERLAY: "192.168.122.255"})}
         self.routes: dict[str, list[dict[str, Any]]] = {"eth0": [dict(DEFAULT)]}
         self.replicas: dict[str, set[str]] = {}
         self.offload: dict[str, bool] = {}
-        self.ovs = OpenVSwitch(frozenset(datapaths), {}, {}) if switch else None
+        self.ovs = ObservedSwitch(frozenset(datapaths), {}, {}) if switch else None
 
     def observed(self) -> Observed:
         routes = {name: tuple(found) for name, found in self.routes.items() if found}
@@ -65,7 +65,7 @@ class Model:
         if isinstance(step, AddLink):
             assert step.name not in self.links
             values = {key: value for key, value in step.parameters.items() if key != "address"}
-            self.links[step.name] = Link(
+            self.links[step.name] = ObservedLink(
                 step.name,
                 9,
                 step.kind,
@@ -130,7 +130,7 @@ class Model:
         if isinstance(step, OvsBridge) and step.present:
             bridges[step.name] = OvsBridgeState(step.name, step.datapath, step.hwaddr, mine=True)
             ports[step.name] = Port(step.name, step.name, "internal", {}, protected=False, bfd={}, mine=True)
-            self.links[step.name] = Link(step.name, 9, "tun", step.hwaddr, 1500, up=False)
+            self.links[step.name] = ObservedLink(step.name, 9, "tun", step.hwaddr, 1500, up=False)
             self.offload[step.name] = True
         elif isinstance(step, OvsBridge):
             bridges.pop(step.name, None)
@@ -149,7 +149,7 @@ class Model:
             ports[step.name] = replace(ports[step.name], **{column: step.value})
         elif isinstance(step, OvsSet) and step.name in bridges:
             bridges[step.name] = replace(bridges[step.name], datapath=step.value)
-        self.ovs = OpenVSwitch(self.ovs.datapaths, bridges, ports)
+        self.ovs = ObservedSwitch(self.ovs.datapaths, bridges, ports)
 
     def carries_unprotected(self) -> list[str]:
         """Tunnel ports that forward to other tunnel ports."""
@@ -194,7 +194,9 @@ def done(fabric: Fabric, model: Model) -> list[Change]:
 def test_a_plan_leads_to_what_is_declared_and_its_undoing_back(tunnel: str, *, switch: bool, there: bool) -> None:
     fabric, model = declared(tunnel, switch=switch), Model(switch=switch)
     if there:
-        model.links["docker0"] = Link("docker0", 3, "bridge", "02:42:00:00:00:01", 1480, up=False, addresses=(SECOND,))
+        model.links["docker0"] = ObservedLink(
+            "docker0", 3, "bridge", "02:42:00:00:00:01", 1480, up=False, addresses=(SECOND,)
+        )
     before = model.state()
     changes = done(fabric, model)
     assert planned(fabric, model).changes == ()
@@ -252,7 +254,7 @@ def remotes(model: Model) -> set[str]:
 def test_a_host_that_is_absent_has_no_tunnel(tunnel: str, *, switch: bool) -> None:
     fabric, model = declared(tunnel, switch=switch), Model(switch=switch)
     done(fabric, model)
-    hosts = tuple(Host(**{**host.model_dump(), "absent": host.name == "host2"}) for host in fabric.hosts)
+    hosts = tuple(DeclaredHost(**{**host.model_dump(), "absent": host.name == "host2"}) for host in fabric.hosts)
     done(fabric.model_copy(update={"hosts": hosts}), model)
     assert remotes(model) == {"192.168.122.3"}
 
@@ -347,7 +349,7 @@ def test_what_cannot_be_is_said_in_one_line(keys: dict[str, Any], change: dict[s
         if kind is None:
             del model.links[name]
         else:
-            model.links[name] = Link(name, 7, kind, "", 1500, up=True)
+            model.links[name] = ObservedLink(name, 7, kind, "", 1500, up=True)
     with pytest.raises(LinkError) as error:
         planned(fabric, model)
     assert said in str(error.value)

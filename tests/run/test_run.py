@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from launcher.commands.options import execute
 from launcher.commands.run import command, split
 from launcher.engine.errors import EngineError
-from launcher.run import docker_command as client_module
-from launcher.run.docker_command import Client
-from launcher.run.launch import Wish
+from launcher.run import docker_command
+from launcher.run.docker_command import DockerCommand
+from launcher.run.launch import RunRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,10 +71,10 @@ class Started:
 
     def __init__(self) -> None:
         self.options: Options
-        self.wish: Wish
+        self.request: RunRequest
 
-    def __call__(self, options: Options, wish: Wish) -> Started:
-        self.options, self.wish = options, wish
+    def __call__(self, options: Options, request: RunRequest) -> Started:
+        self.options, self.request = options, request
         return self
 
     def run(self) -> int:
@@ -99,18 +99,18 @@ def test_the_command_line_is_understood(started: Started) -> None:
     assert started.options.alone
     assert not started.options.json
     words = ("-it", "--rm", "busybox", "sh", "-c", "--json")
-    assert started.wish == Wish(words, IPv4Address("172.16.42.7"), 24, IPv4Address("172.16.42.1"), "lan")
+    assert started.request == RunRequest(words, IPv4Address("172.16.42.7"), 24, IPv4Address("172.16.42.1"), "lan")
 
 
 def test_without_options_it_is_docker0_and_any_address(started: Started) -> None:
     run("busybox")
     assert started.options.interface == "docker0"
-    assert started.wish == Wish(("busybox",))
+    assert started.request == RunRequest(("busybox",))
 
 
 def test_an_address_without_a_prefix(started: Started) -> None:
     run("--ip", "172.16.42.7", "busybox")
-    assert (started.wish.address, started.wish.prefix) == (IPv4Address("172.16.42.7"), None)
+    assert (started.request.address, started.request.prefix) == (IPv4Address("172.16.42.7"), None)
 
 
 def test_each_option_is_in_the_environment_too(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,8 +136,8 @@ def test_each_option_is_in_the_environment_too(started: Started, monkeypatch: py
     assert options.witnesses == (IPv4Address("172.16.42.1"), IPv4Address("172.16.42.2"))
     assert (options.order, options.timing, options.rate, options.miss_probability) == ("sticky", "lan", 100, 0.001)
     assert (options.interface, options.state_dir, options.json) == ("br1", Path("/elsewhere"), True)
-    wish = Wish(("busybox",), IPv4Address("172.16.42.7"), 24, IPv4Address("172.16.42.1"), "lan")
-    assert started.wish == wish
+    request = RunRequest(("busybox",), IPv4Address("172.16.42.7"), 24, IPv4Address("172.16.42.1"), "lan")
+    assert started.request == request
     run("-I", "br2", "busybox")
     assert started.options.interface == "br2"  # the command line stands before the environment
 
@@ -204,13 +204,13 @@ def test_no_such_interface_is_one_line_and_status_2(
     ],
 )
 def test_the_owner_is_the_containers_name_or_a_digest_that_tells_nothing(words: list[str], owner: str | None) -> None:
-    wish = Wish(tuple(words))
+    request = RunRequest(tuple(words))
     if owner is not None:
-        assert wish.owner == owner
+        assert request.owner == owner
     else:
-        assert wish.owner == Wish(tuple(words)).owner
-        assert wish.owner != Wish((*words, "more")).owner
-        assert not any(word in wish.owner for word in ["secret", "busybox"])
+        assert request.owner == RunRequest(tuple(words)).owner
+        assert request.owner != RunRequest((*words, "more")).owner
+        assert not any(word in request.owner for word in ["secret", "busybox"])
 
 
 class Engine:
@@ -231,10 +231,10 @@ def test_docker_learns_the_mac_whatever_its_age(ages: tuple[int, str, str], monk
         seen.append((list(words), environment["DOCKER_HOST"], keep_open))
         return 3
 
-    monkeypatch.setattr(client_module, "run_child", run_child)
-    monkeypatch.setattr(client_module, "_version", lambda: client)
+    monkeypatch.setattr(docker_command, "run_child", run_child)
+    monkeypatch.setattr(docker_command, "_version", lambda: client)
     monkeypatch.delenv("DOCKER_HOST", raising=False)
-    docker = Client()
+    docker = DockerCommand()
     docker.learn(Engine(takes_mac_per_endpoint=engine == "new"))  # type: ignore[arg-type] # a stand-in
     ours = ["--network", "lan", "--ip", "172.16.42.7"]
     assert docker.run(ours, "02:00:00:00:00:01", ["-it", "busybox", "--ip"], keep_open=[5]) == 3
@@ -246,10 +246,10 @@ def test_docker_learns_the_mac_whatever_its_age(ages: tuple[int, str, str], monk
 
 
 def test_a_new_client_far_from_an_old_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_version", lambda: 28)
+    monkeypatch.setattr(docker_command, "_version", lambda: 28)
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:2375")
     with pytest.raises(EngineError, match="unix://"):
-        Client().learn(Engine(takes_mac_per_endpoint=False))  # type: ignore[arg-type] # a stand-in
+        DockerCommand().learn(Engine(takes_mac_per_endpoint=False))  # type: ignore[arg-type] # a stand-in
 
 
 @pytest.mark.parametrize(("said", "version"), [("Docker version 28.2.2, build e6534b4", 28), ("podman version 4.3", 0)])
@@ -257,10 +257,10 @@ def test_the_clients_version(said: str, version: int, tmp_path: Path, monkeypatc
     (tmp_path / "docker").write_text(f"#!/bin/sh\necho '{said}'\n")
     (tmp_path / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert client_module._version() == version
+    assert docker_command._version() == version
 
 
 def test_a_missing_client_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineError, match="is it installed"):
-        client_module._version()
+        docker_command._version()

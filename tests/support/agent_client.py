@@ -194,13 +194,13 @@ def mute(path: Path, word: bytes | None) -> Iterator[None]:
             return
 
         def answer() -> None:
-            asked = b""
-            while not asked:  # the first only knocks
-                connection, _ = listener.accept()
-                with connection:
-                    asked = connection.recv(65536)
-                    if asked:
-                        connection.sendall(word)
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(word)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65536):  # what closes with words unread resets the connection
+                    pass
 
         thread = threading.Thread(target=answer)
         thread.start()

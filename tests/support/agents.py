@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
     from launcher.agent.contract import Event
 
 THREADS = 2
@@ -207,7 +207,7 @@ def bound(agent: AgentOn) -> dict[str, str]:
     return {lease.address: lease.mac for lease in agent.client.leases() if lease.state == "bound" and lease.mac}
 
 
-def assert_one_holder_each(agents: Sequence[AgentOn], asker: Station, *, patience: float = PATIENCE) -> int:
+def assert_one_holder_each(agents: Sequence[AgentOn], asker: LabStation, *, patience: float = PATIENCE) -> int:
     """No address is held twice, says the wire; none is leased without its container, or has a container and no lease.
 
     What the agents find by comparing has some time. The number of containers that run.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from arpipam.lab import Host, Lab, Namespace, Wire
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
 
 ARPIPAM = str(Path(sys.executable).parent / "arpipam")
 LONG = 30.0
@@ -68,7 +68,7 @@ def declare(
     return wire, hosts
 
 
-def stations_on(lab: Lab, hosts: Sequence[Host], first: int = 20) -> list[Station]:
+def stations_on(lab: Lab, hosts: Sequence[Host], first: int = 20) -> list[LabStation]:
     """A station on each host's bridge, at 172.16.42.20 and so on."""
     return [lab.station(f"s{n}", host, f"172.16.42.{first + n}/24") for n, host in enumerate(hosts)]
 
@@ -163,7 +163,7 @@ class Frames:
 
 
 @contextmanager
-def listening(stations: Iterable[Station]) -> Iterator[list[Frames]]:
+def listening(stations: Iterable[LabStation]) -> Iterator[list[Frames]]:
     """What each of the stations receives."""
     with ExitStack() as stack:
         yield [stack.enter_context(Frames(station.namespace, "eth0")) for station in stations]
@@ -187,7 +187,7 @@ def send(namespace: Namespace, interface: str, frame: bytes) -> None:
 # Traffic.
 
 
-def unreachable(stations: Iterable[Station]) -> list[tuple[str, str]]:
+def unreachable(stations: Iterable[LabStation]) -> list[tuple[str, str]]:
     """The pairs of stations of which one's pings do not reach the other."""
     there = list(stations)
     addresses = [address_of(station) for station in there]
@@ -199,13 +199,13 @@ def unreachable(stations: Iterable[Station]) -> list[tuple[str, str]]:
     ]
 
 
-def address_of(station: Station) -> str:
+def address_of(station: LabStation) -> str:
     """A station's first address."""
     [link] = json.loads(station.namespace.run("ip", "-j", "-4", "addr", "show", "eth0"))
     return str(link["addr_info"][0]["local"])
 
 
-def transfer(sender: Station, receiver: Station, size: int) -> tuple[str, str]:
+def transfer(sender: LabStation, receiver: LabStation, size: int) -> tuple[str, str]:
     """Send so many random bytes over TCP; the digests at both ends."""
     data = _RANDOM.randbytes(size)
     with receiver.namespace.inside():

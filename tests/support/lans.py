@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from arpipam.lab.capture import Capture
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
     from arpipam.protocol.arp import ArpPacket
 
 OWN, PRINTER, FREE, FREE_TOO = (f"172.16.42.{n}" for n in (1, 3, 2, 4))
@@ -44,7 +44,7 @@ class Lan:
     lab: Lab
     wire: Wire
     host: Host
-    printer: Station
+    printer: LabStation
 
 
 def make_lan(lab: Lab) -> Lan:
@@ -108,7 +108,7 @@ def owners(lan: Lan, address: IPv4Address | str) -> set[str]:
     return who_have(lan.printer.namespace, "eth0", [str(address)], timeout=0.1, tries=1)[str(address)]
 
 
-def announcement(station: Station, address: IPv4Address | str) -> bytes:
+def announcement(station: LabStation, address: IPv4Address | str) -> bytes:
     return arp.announcement(arp.mac_bytes(station.mac), number(address))
 
 

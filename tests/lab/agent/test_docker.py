@@ -15,7 +15,7 @@ from tests.support.agents import assert_one_holder_each, guards, last_lines, ref
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
 
 QUARANTINE = 2
 FOREIGN = "172.16.42.3"  # a machine on the network that Docker knows nothing of
@@ -27,7 +27,7 @@ SHOW = "ip -o -4 addr show eth0 | awk '{print $4}'; ip route | awk '/default/{pr
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[tuple[AgentOn, Station]]:
+def place() -> Iterator[tuple[AgentOn, LabStation]]:
     """A host with an engine and an agent, another host that is its witness, and a station that asks.
 
     Not on docker0, which an engine without a bridge of its own removes as it starts.
@@ -45,7 +45,7 @@ def place() -> Iterator[tuple[AgentOn, Station]]:
 
 
 @pytest.fixture
-def agent(place: tuple[AgentOn, Station]) -> Iterator[AgentOn]:
+def agent(place: tuple[AgentOn, LabStation]) -> Iterator[AgentOn]:
     """The agent; whatever a test left, nothing of it is left in the agent soon after."""
     agent, _ = place
     yield agent
@@ -62,7 +62,7 @@ def nothing_left(agent: AgentOn) -> bool:
 
 
 @pytest.fixture
-def station(place: tuple[AgentOn, Station]) -> Station:
+def station(place: tuple[AgentOn, LabStation]) -> LabStation:
     return place[1]
 
 
@@ -199,7 +199,7 @@ def test_removed_networks_leave_nothing(side: AgentOn) -> None:
 # Addresses.
 
 
-def test_a_given_address_that_is_in_use_is_refused(agent: AgentOn, station: Station) -> None:
+def test_a_given_address_that_is_in_use_is_refused(agent: AgentOn, station: LabStation) -> None:
     """Also while the container that has it is being started, and not yet shown as one that runs."""
     line = refused(agent, "run", "--rm", "--network", NETWORK, "--ip", FOREIGN, "busybox", "true")
     assert FOREIGN in line
@@ -212,7 +212,7 @@ def test_a_given_address_that_is_in_use_is_refused(agent: AgentOn, station: Stat
         assert own in refused(agent, "run", "--rm", "--network", NETWORK, "--ip", own, "busybox", "true")
 
 
-def test_a_stopped_container_keeps_the_address_that_it_was_given(agent: AgentOn, station: Station) -> None:
+def test_a_stopped_container_keeps_the_address_that_it_was_given(agent: AgentOn, station: LabStation) -> None:
     agent.run("web", "--ip", FREE)
     for _ in range(2):
         assert station.who_has(FREE) == {running(agent)["web"][1]}
@@ -231,7 +231,7 @@ def test_a_stopped_container_keeps_the_address_that_it_was_given(agent: AgentOn,
     agent.wait(lambda: FREE not in agent.leases())
 
 
-def test_a_kept_address_may_be_given_to_another_and_comes_back(agent: AgentOn, station: Station) -> None:
+def test_a_kept_address_may_be_given_to_another_and_comes_back(agent: AgentOn, station: LabStation) -> None:
     """As with Docker's own addresses; the engine does not say which container it asks for."""
     agent.run("web", "--ip", FREE)
     agent.host.docker("stop", "-t", "0", "web")
@@ -246,7 +246,7 @@ def test_a_kept_address_may_be_given_to_another_and_comes_back(agent: AgentOn, s
     assert_one_holder_each([agent], station)
 
 
-def test_a_container_that_stops_gives_its_own_address_back(agent: AgentOn, station: Station) -> None:
+def test_a_container_that_stops_gives_its_own_address_back(agent: AgentOn, station: LabStation) -> None:
     agent.run("web")
     address = agent.address("web")
     agent.host.docker("stop", "-t", "0", "web")
@@ -257,7 +257,7 @@ def test_a_container_that_stops_gives_its_own_address_back(agent: AgentOn, stati
     assert assert_one_holder_each([agent], station) == 1
 
 
-def test_a_container_that_is_restarted_until_it_succeeds(agent: AgentOn, station: Station) -> None:
+def test_a_container_that_is_restarted_until_it_succeeds(agent: AgentOn, station: LabStation) -> None:
     script = 'echo x >> /tries; [ "$(wc -l < /tries)" -ge 4 ] && exec sleep 1000; exit 1'
     words = ["--restart", "on-failure", "--network", NETWORK, "busybox", "sh", "-c", script]
     agent.host.docker("run", "-d", "--name", "free", *words)
@@ -277,7 +277,7 @@ def test_a_command_that_cannot_be_started_leaves_nothing(agent: AgentOn) -> None
     agent.wait(lambda: not any(lease.state == "bound" for lease in agent.client.leases()))
 
 
-def test_networks_are_joined_and_left(side: AgentOn, station: Station) -> None:
+def test_networks_are_joined_and_left(side: AgentOn, station: LabStation) -> None:
     side.host.docker(*create(*ALONE))
     side.run("web")
     first = side.address("web")
@@ -297,7 +297,7 @@ def test_networks_are_joined_and_left(side: AgentOn, station: Station) -> None:
 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["ready", "given"])
-def test_neighbours_learn_one_mac_and_are_always_answered(fixed: bool, agent: AgentOn, station: Station) -> None:  # noqa: FBT001 - a case
+def test_neighbours_learn_one_mac_and_are_always_answered(fixed: bool, agent: AgentOn, station: LabStation) -> None:  # noqa: FBT001 - a case
     agent.wait_ready(READY)
     wanted = [FREE] if fixed else [lease.address for lease in agent.client.leases() if lease.state == "ready"]
     with Asker(station, wanted) as asker:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from arpipam.lab import Lab
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
 
 AT_ONCE = 40
 """Containers that are started at the same moment on each host."""
@@ -35,7 +35,7 @@ MORE_MEMORY = 6 * 1024
 @contextmanager
 def two_agents(
     lab: Lab, prefix: int, addresses: Sequence[str], *words: str, quarantine: int = 60
-) -> Iterator[tuple[list[AgentOn], Station]]:
+) -> Iterator[tuple[list[AgentOn], LabStation]]:
     """Two hosts on a wire with agents and a network each, and a foreign station with these addresses.
 
     Not on docker0, which an engine without a bridge of its own removes as it starts.

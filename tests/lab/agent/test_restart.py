@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from arpipam.lab import Wire
-    from arpipam.lab.engine import Engine
-    from arpipam.lab.stations import Station
+    from arpipam.lab.engine import LabEngine
+    from arpipam.lab.stations import LabStation
     from launcher.agent.contract import LeaseView
 
 QUARANTINE = 2
@@ -29,7 +29,7 @@ READY = 2
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[tuple[AgentOn, Station, Wire]]:
+def place() -> Iterator[tuple[AgentOn, LabStation, Wire]]:
     """A host with an engine, another host that is its witness, and a station that asks.
 
     Not on docker0, which an engine without a bridge of its own removes as it starts.
@@ -46,7 +46,7 @@ def place() -> Iterator[tuple[AgentOn, Station, Wire]]:
 
 
 @pytest.fixture
-def agent(place: tuple[AgentOn, Station, Wire]) -> Iterator[AgentOn]:
+def agent(place: tuple[AgentOn, LabStation, Wire]) -> Iterator[AgentOn]:
     """The agent; whatever a test left, nothing of it is left in the agent soon after."""
     agent = place[0]
     yield agent
@@ -55,7 +55,7 @@ def agent(place: tuple[AgentOn, Station, Wire]) -> Iterator[AgentOn]:
 
 
 @pytest.fixture
-def station(place: tuple[AgentOn, Station, Wire]) -> Station:
+def station(place: tuple[AgentOn, LabStation, Wire]) -> LabStation:
     return place[1]
 
 
@@ -65,7 +65,7 @@ def nothing_left(agent: AgentOn) -> bool:
     return leases == {ASIDE} and len(agent.client.status().networks) == 1
 
 
-def engine_of(agent: AgentOn) -> Engine:
+def engine_of(agent: AgentOn) -> LabEngine:
     assert agent.host.engine is not None
     return agent.host.engine
 
@@ -74,7 +74,7 @@ ENDS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 
 
 @ENDS
-def test_the_engine_is_started_again(number: int, agent: AgentOn, station: Station) -> None:
+def test_the_engine_is_started_again(number: int, agent: AgentOn, station: LabStation) -> None:
     agent.run("always", "--restart", "always")
     agent.run("always-fixed", "--restart", "always", "--ip", FIXED)
     agent.run("fixed", "--ip", "172.16.42.78")
@@ -99,7 +99,7 @@ def test_the_engine_is_started_again(number: int, agent: AgentOn, station: Stati
 
 
 @ENDS
-def test_the_agent_is_started_again(number: int, agent: AgentOn, station: Station) -> None:
+def test_the_agent_is_started_again(number: int, agent: AgentOn, station: LabStation) -> None:
     agent.run("free")
     agent.run("fixed", "--ip", FIXED)
     agent.run("stopped", "--ip", "172.16.42.78")
@@ -121,7 +121,7 @@ def leases_of_containers(agent: AgentOn) -> dict[str, LeaseView]:
     return {address: lease for address, lease in agent.leases().items() if lease.state == "bound" and lease.mac}
 
 
-def test_what_happened_while_the_agent_was_away_is_made_good(agent: AgentOn, station: Station) -> None:
+def test_what_happened_while_the_agent_was_away_is_made_good(agent: AgentOn, station: LabStation) -> None:
     """Docker tries for 15 s to give the addresses back, and then forgets that."""
     agent.run("gone")
     agent.run("stopped", "--ip", FIXED)
@@ -137,7 +137,7 @@ def test_what_happened_while_the_agent_was_away_is_made_good(agent: AgentOn, sta
     assert assert_one_holder_each([agent], station) == 1
 
 
-def test_the_engine_comes_up_before_the_agent(agent: AgentOn, station: Station) -> None:
+def test_the_engine_comes_up_before_the_agent(agent: AgentOn, station: LabStation) -> None:
     """It waits for the agent, then goes on without; no pool is asked for again when the agent comes."""
     agent.run("fixed", "--ip", FIXED)
     agent.run("plain")
@@ -152,7 +152,7 @@ def test_the_engine_comes_up_before_the_agent(agent: AgentOn, station: Station) 
 
 
 @pytest.fixture
-def leaving(agent: AgentOn) -> Iterator[Engine]:
+def leaving(agent: AgentOn) -> Iterator[LabEngine]:
     """The engine, such that its containers outlive it (live-restore); afterwards as it was."""
     engine = engine_of(agent)
     engine.end()
@@ -165,7 +165,7 @@ def leaving(agent: AgentOn) -> Iterator[Engine]:
 
 @ENDS
 def test_containers_that_outlive_the_engine_keep_their_addresses(
-    number: int, agent: AgentOn, leaving: Engine, station: Station
+    number: int, agent: AgentOn, leaving: LabEngine, station: LabStation
 ) -> None:
     agent.run("one")
     agent.run("two", "--ip", FIXED)
@@ -192,7 +192,7 @@ def test_containers_that_outlive_the_engine_keep_their_addresses(
     agent.wait(lambda: addresses[0] not in leases_of_containers(agent))
 
 
-def test_what_the_engine_tells_again_changes_nothing(agent: AgentOn, station: Station) -> None:
+def test_what_the_engine_tells_again_changes_nothing(agent: AgentOn, station: LabStation) -> None:
     """As an engine does that starts again beside its containers."""
     agent.run("one")
     agent.run("two", "--ip", FIXED)
@@ -215,7 +215,7 @@ def test_what_the_engine_tells_again_changes_nothing(agent: AgentOn, station: St
 # Other networks.
 
 
-def test_on_a_macvlan_network(place: tuple[AgentOn, Station, Wire], agent: AgentOn) -> None:
+def test_on_a_macvlan_network(place: tuple[AgentOn, LabStation, Wire], agent: AgentOn) -> None:
     """The containers cannot be heard by their own host; the engine says when they run."""
     _, station, wire = place
     namespace = agent.host.namespace
@@ -287,7 +287,7 @@ networks:
 """Two networks, one that is there and one that it makes; fixed and free addresses; all restart policies."""
 
 
-def test_a_compose_file(agent: AgentOn, station: Station, tmp_path: Path) -> None:
+def test_a_compose_file(agent: AgentOn, station: LabStation, tmp_path: Path) -> None:
     namespace = agent.host.namespace
     namespace.ip(["link add back0 type bridge forward_delay 0", "addr add 10.8.0.1/24 dev back0", "link set back0 up"])
     (tmp_path / "compose.yaml").write_text(COMPOSE)

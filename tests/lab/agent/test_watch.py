@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from arpipam.lab import Host, Lab
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
     from launcher.agent.client.remote_claim import RemoteClaim
     from launcher.agent.contract import NetworkView
 
@@ -63,7 +63,7 @@ def as_number(address: str) -> int:
 
 
 @contextmanager
-def capturing(station: Station) -> Iterator[Capture]:
+def capturing(station: LabStation) -> Iterator[Capture]:
     """All ARP packets that come to a station."""
     with station.namespace.inside():
         capture = Capture("eth0")
@@ -83,13 +83,13 @@ def announced(capture: Capture, address: str, mac: str, since: float) -> list[fl
     ]
 
 
-def take_by_hand(station: Station, address: str) -> None:
+def take_by_hand(station: LabStation, address: str) -> None:
     """As somebody does who types it into a machine: the kernel says so once and answers from then on."""
     station.namespace.ip([f"addr add {address}/24 dev eth0"])
     station.send([arp.announcement(arp.mac_bytes(station.mac), as_number(address))])
 
 
-def insist(station: Station, address: str, seconds: float, capture: Capture) -> None:
+def insist(station: LabStation, address: str, seconds: float, capture: Capture) -> None:
     """It goes on saying that the address is its own; what is captured meanwhile gets its time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -18,7 +18,7 @@ from tests.support.tools import Tool, complaint
 if TYPE_CHECKING:
     import subprocess
 
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
 
 
 PHONE = "172.16.42.30"
@@ -37,7 +37,7 @@ def lan(lan: Lan) -> Lan:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def phone(lan: Lan) -> Station:
+def phone(lan: Lan) -> LabStation:
     """One more station."""
     return lan.lab.station("phone", lan.wire, f"{PHONE}/24")
 
@@ -131,7 +131,7 @@ def test_alone_needs_no_witness(tool_elsewhere: Tool) -> None:
 # scan
 
 
-def test_scan_lists_every_station(lan: Lan, tool: Tool, phone: Station) -> None:
+def test_scan_lists_every_station(lan: Lan, tool: Tool, phone: LabStation) -> None:
     rows = tool.json("scan", "172.16.42.0/27", "--witness", PRINTER)
     assert [list(row) for row in rows] == [SCAN_KEYS] * 2
     assert [(row["address"], row["mac"]) for row in rows] == [(PRINTER, lan.printer.mac), (PHONE, phone.mac)]

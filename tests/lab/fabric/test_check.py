@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from arpipam.lab import Host, Wire
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
 
 RUN = str(Path(sys.executable).parent / "arpipam-run")
 RED, GREEN = "#c0392b", "#2e8b57"
@@ -64,7 +64,7 @@ def faults(host: Host) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def switched() -> Iterator[tuple[Wire, list[Host], list[Station]]]:
+def switched() -> Iterator[tuple[Wire, list[Host], list[LabStation]]]:
     """Two hosts with a GRE tunnel of Open vSwitch's, and a station on each."""
     with Lab() as lab:
         wire, hosts = declare(lab, 2, tunnel="gre", openvswitch=True)
@@ -72,15 +72,15 @@ def switched() -> Iterator[tuple[Wire, list[Host], list[Station]]]:
 
 
 @pytest.fixture(scope="module")
-def plain() -> Iterator[tuple[Wire, list[Host], list[Station], Lab]]:
+def plain() -> Iterator[tuple[Wire, list[Host], list[LabStation], Lab]]:
     """Three hosts with VXLAN of the kernel's, and a station on each."""
     with Lab() as lab:
         wire, hosts = declare(lab, 3)
         yield wire, hosts, fabrics.stations_on(lab, hosts), lab
 
 
-Switched = tuple["Wire", "list[Host]", "list[Station]"]
-Plain = tuple["Wire", "list[Host]", "list[Station]", Lab]
+Switched = tuple["Wire", "list[Host]", "list[LabStation]"]
+Plain = tuple["Wire", "list[Host]", "list[LabStation]", Lab]
 
 
 # All well.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from arpipam.fabric import kernel
-from arpipam.fabric.ovsdb import Database
+from arpipam.fabric.ovsdb import Ovsdb
 from tests.support import fabrics
 from tests.support.fabrics import (
     Changes,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from arpipam.lab import Host, Lab
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
 
 MEGABYTES_10 = 10 * 1024 * 1024
 RTM_NEWADDR = 20
@@ -84,7 +84,7 @@ def broadcast(
 def test_marked_frames_are_counted(lab: Lab) -> None:
     """The measure itself: with its port no longer isolated, a broadcast comes back to the wire."""
     wire, hosts = declare(lab, 3)
-    stations: list[Station] = fabrics.stations_on(lab, hosts)
+    stations: list[LabStation] = fabrics.stations_on(lab, hosts)
     hosts[1].namespace.run("bridge", "link", "set", "dev", "vx-docker0", "isolated", "off", "hairpin", "on")
     with Frames(wire.namespace) as underlay, listening(stations) as listeners:
         copies, _ = broadcast(stations[0].namespace, "eth0", underlay, listeners, 0)
@@ -177,7 +177,7 @@ def test_no_storm_in_any_order_of_three_hosts_nor_half_way_through_with_open_vsw
 
     def hook(after: Callable[[], None]) -> None:
         monkeypatch.setattr(kernel, "apply", followed_by(kernel.apply, after))
-        monkeypatch.setattr(Database, "commit", followed_by(Database.commit, after))
+        monkeypatch.setattr(Ovsdb, "commit", followed_by(Ovsdb.commit, after))
 
     storm_free(lab, hosts, wire.namespace, ([0, 1, 2], [2, 0, 1], [1, 2, 0]), hook)
 

@@ -12,7 +12,7 @@ import pytest
 
 from arpipam import LinkError
 from arpipam.fabric import kernel
-from arpipam.fabric.ovsdb import Database
+from arpipam.fabric.ovsdb import Ovsdb
 from tests.support import fabrics
 from tests.support.fabrics import declare, down, edit, fabric, pending, up
 
@@ -197,7 +197,7 @@ def test_whichever_step_fails_the_host_is_as_before(
 
         with monkeypatch.context() as patch:
             patch.setattr(kernel, "apply", fails(kernel.apply))
-            patch.setattr(Database, "commit", fails(Database.commit))
+            patch.setattr(Ovsdb, "commit", fails(Ovsdb.commit))
             try:
                 up(host)
             except LinkError as error:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from arpipam.lab import Wire
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
 
 LONG = 60.0
 """Seconds after which a condition that was waited for will not come any more."""
@@ -54,7 +54,7 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def stations() -> Iterator[tuple[Wire, list[Station]]]:
+def stations() -> Iterator[tuple[Wire, list[LabStation]]]:
     """Three stations on a wire: 172.16.42.1, .2 and .3."""
     with Lab() as lab:
         wire = lab.wire()
@@ -62,21 +62,21 @@ def stations() -> Iterator[tuple[Wire, list[Station]]]:
 
 
 @pytest.fixture
-def three(stations: tuple[Wire, list[Station]]) -> Iterator[tuple[Wire, list[Station]]]:
+def three(stations: tuple[Wire, list[LabStation]]) -> Iterator[tuple[Wire, list[LabStation]]]:
     """The same, whole again when the test ends."""
     yield stations
     stations[0].loss = 0
     stations[0].heal()
 
 
-def listen(station: Station) -> Capture:
+def listen(station: LabStation) -> Capture:
     with station.namespace.inside():
         return Capture("eth0")
 
 
 @pytest.mark.parametrize("percent", [0, 0.5, 10, 30, 90])
 def test_as_many_frames_are_lost_as_was_asked_and_each_receiver_loses_its_own(
-    three: tuple[Wire, list[Station]], percent: float
+    three: tuple[Wire, list[LabStation]], percent: float
 ) -> None:
     wire, (first, second, third) = three
     mac = b"\x02\xcc" + next(_numbers).to_bytes(4, "big")
@@ -103,7 +103,7 @@ def test_as_many_frames_are_lost_as_was_asked_and_each_receiver_loses_its_own(
     assert fair(FRAMES - len(got[0] | got[1]), share**2)
 
 
-def round_trip(asker: Station, address: str) -> float:
+def round_trip(asker: LabStation, address: str) -> float:
     """Seconds from a question to its answer."""
     mac = b"\x02\xdd" + next(_numbers).to_bytes(4, "big")
     with listen(asker) as capture:
@@ -150,11 +150,11 @@ def test_a_delay_keeps_the_order_and_loses_nothing() -> None:
             assert heard() == sent
 
 
-def test_cut_cuts_one_off_from_all_and_heal_heals(three: tuple[Wire, list[Station]]) -> None:
+def test_cut_cuts_one_off_from_all_and_heal_heals(three: tuple[Wire, list[LabStation]]) -> None:
     wire, (first, second, third) = three
     macs = {n: {station.mac} for n, station in enumerate((first, second, third), 1)}
 
-    def seen(station: Station, *others: int) -> list[int]:
+    def seen(station: LabStation, *others: int) -> list[int]:
         asked = who_have(station.namespace, "eth0", [f"172.16.42.{n}" for n in others], timeout=0.1)
         return [n for n in others if asked[f"172.16.42.{n}"] == macs[n]]
 

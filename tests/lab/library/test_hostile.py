@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from arpipam.claim import Claim
     from arpipam.lab.capture import Capture
-    from arpipam.lab.stations import Station
+    from arpipam.lab.stations import LabStation
     from arpipam.protocol.arp import ArpPacket
     from arpipam.protocol.interest import Interest
     from arpipam.protocol.outbox import Outbox
@@ -55,8 +55,8 @@ class Lan:
     lab: Lab
     wire: Wire
     host: Host
-    printer: Station
-    enemy: Station
+    printer: LabStation
+    enemy: LabStation
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def heard_by(lan: Lan) -> int:
     return int(bridge["stats64"]["rx"]["packets"])
 
 
-def owners(station: Station, address: str) -> set[str]:
+def owners(station: LabStation, address: str) -> set[str]:
     """The MACs that answer a plain tool for an address, while anything else is going on."""
     words = ["arping", "-f", "-w", str(int(LONG)), "-I", "eth0", address]
     done = subprocess.run(station.namespace.enter(*words), check=False, capture_output=True, text=True)

@@ -18,7 +18,7 @@ MEMORY = 30 * 86400.0
 """Seconds for which a sighting counts."""
 
 
-class Sightings:
+class LastSeen:
     """A file in the state folder; what it cannot read it takes for nothing, and says so when it cannot write."""
 
     def __init__(self, state_dir: Path, bridge: str) -> None:
