@@ -11,9 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from arpipam.aio import AsyncAllocator
     from arpipam.allocator import Allocator
-    from arpipam.claim import Claim, ClaimState
+    from arpipam.claim import Claim, ClaimState, Conflict
     from arpipam.errors import (
         AddressInUseError,
         ArpipamError,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     )
     from arpipam.leases.lease import Lease, LeaseState, LeaseStore
     from arpipam.leases.sqlite import SqliteLeaseStore
+    from arpipam.options import SearchOptions
     from arpipam.protocol.pool import Pool
     from arpipam.protocol.probing import Verdict
     from arpipam.protocol.timing import ADAPTIVE, LAN, RFC5227, Timing
@@ -40,6 +43,7 @@ __all__ = [
     "AsyncAllocator",
     "Claim",
     "ClaimState",
+    "Conflict",
     "Found",
     "InputError",
     "Lease",
@@ -50,23 +54,26 @@ __all__ = [
     "Pool",
     "PoolExhaustedError",
     "Probed",
+    "SearchOptions",
     "SqliteLeaseStore",
     "Station",
     "Timing",
     "UnknownError",
     "Verdict",
+    "__version__",
 ]
 
 _HOMES = {
     "aio": ("AsyncAllocator",),
     "allocator": ("Allocator",),
-    "claim": ("Claim", "ClaimState"),
+    "claim": ("Claim", "ClaimState", "Conflict"),
     "errors": (
         *("AddressInUseError", "ArpipamError", "InputError", "LeaseError", "LinkError", "PoolExhaustedError"),
         "UnknownError",
     ),
     "leases.lease": ("Lease", "LeaseState", "LeaseStore"),
     "leases.sqlite": ("SqliteLeaseStore",),
+    "options": ("SearchOptions",),
     "protocol.pool": ("Pool",),
     "protocol.probing": ("Verdict",),
     "protocol.timing": ("ADAPTIVE", "LAN", "RFC5227", "Timing"),
@@ -77,6 +84,10 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     """Load a name's module when it is first used: scapy and pyroute2 take half a second, which --help need not wait."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - takes 20 ms, which --help need not wait for
+
+        return version("arpipam")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
-from arpipam.allocator import Allocator
+from arpipam.allocator import STATE_DIR, Allocator
+from arpipam.protocol.timing import RATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from ipaddress import IPv4Address, IPv4Network
+    from pathlib import Path
     from types import TracebackType
 
     from arpipam.claim import Claim
     from arpipam.leases.lease import LeaseStore
     from arpipam.link.jobs import Job
+    from arpipam.options import SearchKeywords, SearchOptions
     from arpipam.results import Found, Probed, Station
 
 T = TypeVar("T")
@@ -27,8 +30,30 @@ class AsyncAllocator:
     thread (`asyncio.to_thread`).
     """
 
-    def __init__(self, interface: str, subnet: IPv4Network | str | None = None, **options: Any) -> None:
-        self._allocator = Allocator(interface, subnet, **options)
+    def __init__(
+        self,
+        interface: str,
+        subnet: IPv4Network | str | None = None,
+        *,
+        options: SearchOptions | None = None,
+        rate: float = RATE,
+        state_dir: Path | str = STATE_DIR,
+        store: LeaseStore | None = None,
+        seed: int | None = None,
+        progress: Callable[[str], None] | None = None,
+        **search: Unpack[SearchKeywords],
+    ) -> None:
+        self._allocator = Allocator(
+            interface,
+            subnet,
+            options=options,
+            rate=rate,
+            state_dir=state_dir,
+            store=store,
+            seed=seed,
+            progress=progress,
+            **search,
+        )
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._allocator.__enter__)  # may wait for a bridge port, see Link

@@ -4,7 +4,7 @@
         claim = allocator.claim("web-1")
         print(claim.address, claim.mac)
 
-An `Allocator` opens the link when it is entered. `AsyncAllocator` (async_allocator.py) is the same for asyncio.
+An `Allocator` opens the link when it is entered. `AsyncAllocator` (aio.py) is the same for asyncio.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import random
 import threading
 import time
+from copy import copy
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from arpipam.claim import Claim
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, UnknownError
@@ -22,7 +24,7 @@ from arpipam.leases.lease import LeaseState
 from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link.loop import Driver
 from arpipam.link.socket import Link
-from arpipam.options import LAST_WITH_CANARY, Demands, parse_address
+from arpipam.options import LAST_WITH_CANARY, SearchOptions, numbers, parse_address
 from arpipam.protocol import arp
 from arpipam.protocol.acd import Acd
 from arpipam.protocol.first_free import Search
@@ -30,22 +32,21 @@ from arpipam.protocol.pool import Pool
 from arpipam.protocol.probing import NO_WITNESS, Outcome, Verdict
 from arpipam.protocol.scan import Scan
 from arpipam.protocol.search import Company
-from arpipam.protocol.timing import BUDGET, MISS_PROBABILITY, RATE
+from arpipam.protocol.timing import RATE
 from arpipam.protocol.verdicts import Check
 from arpipam.protocol.witnesses import Evidence
 from arpipam.results import Found, Probed, Station
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from ipaddress import IPv4Network
     from types import TracebackType
 
     from arpipam.leases.lease import Lease, LeaseStore
     from arpipam.link.jobs import Job
+    from arpipam.options import SearchKeywords, VariantKeywords
     from arpipam.protocol.first_free import FreeAddress
-    from arpipam.protocol.pool import Order
     from arpipam.protocol.survey import Answer
-    from arpipam.protocol.timing import Timing
 
 T = TypeVar("T")
 
@@ -55,13 +56,12 @@ STATE_DIR = Path("/var/lib/arpipam")
 class Allocator:
     """Finds and claims addresses of `subnet` (default: the interface's own) on the link behind `interface`.
 
-    `witnesses` must answer in every search, and are called by their `names` where they have any. `alone` says that
-    there is no other station, so that silence needs no witness. `known` stations (integers) are probably there, and
-    asked first. What a search finds free is probed once more by the timing `confirm`, where one is given; addresses to
-    `avoid` (integers) are tried last. An open `store` of leases may be
-    shared, else it is that of `state_dir`. `budget` bounds the probing of one address (seconds),
-    `rate` the frames per second. Raises InputError for what makes no sense, LinkError where the link carries no ARP,
-    and each method UnknownError where the link could not be trusted.
+    What to search for is said by `options`, by keywords (the fields of `SearchOptions`), or by both: keywords win. An
+    open `store` of leases may be shared, else it is the SQLite file in `state_dir`. `rate` bounds the frames of all
+    searches, per second. `seed` makes what is drawn repeatable. `progress` is told, in one line, what is waited for.
+
+    Raises InputError for what makes no sense, LinkError where the link carries no ARP, and each method UnknownError
+    where the link could not be trusted.
     """
 
     def __init__(
@@ -69,46 +69,20 @@ class Allocator:
         interface: str,
         subnet: IPv4Network | str | None = None,
         *,
-        ranges: Iterable[str] = (),
-        exclude: Iterable[str] = (),
-        order: Order = "first",
-        timing: str | Timing = "adaptive",
-        confirm: Timing | None = None,
-        avoid: Collection[int] = (),
-        witnesses: Iterable[IPv4Address | str] = (),
-        names: Mapping[IPv4Address, str] | None = None,
-        gateway: IPv4Address | str | None = None,
-        known: Iterable[int] = (),
-        alone: bool = False,
-        miss_probability: float = MISS_PROBABILITY,
-        budget: float = BUDGET,
+        options: SearchOptions | None = None,
         rate: float = RATE,
         state_dir: Path | str = STATE_DIR,
         store: LeaseStore | None = None,
         seed: int | None = None,
         progress: Callable[[str], None] | None = None,
+        **search: Unpack[SearchKeywords],
     ) -> None:
-        ranges, exclude, witnesses = tuple(ranges), tuple(exclude), tuple(witnesses)
-        self._given = {name: value for name, value in locals().items() if name not in {"self", "interface"}}
         self.interface = interface
         self.state_dir = Path(state_dir)
-        self._demands = Demands.read(
-            subnet=subnet,
-            ranges=ranges,
-            exclude=exclude,
-            order=order,
-            timing=timing,
-            confirm=confirm,
-            avoid=avoid,
-            witnesses=witnesses,
-            names=names,
-            gateway=gateway,
-            known=tuple(known),
-            alone=alone,
-            miss_probability=miss_probability,
-            budget=budget,
-        )
-        if rate <= 0:
+        self.options = replace(options or SearchOptions(), **search)
+        if subnet is not None:
+            self.options = replace(self.options, subnet=subnet)
+        if not rate > 0:
             raise InputError(f"rate {rate:g}/s: it must be above 0")
         self._rate = rate
         self._rng = random.Random(seed)
@@ -119,8 +93,8 @@ class Allocator:
     def __enter__(self) -> Self:
         self._link = Link(self.interface, progress=self._progress)
         try:
-            self.pool, self._terms = self._demands.on(self._link)
-            self._company = Company(self._terms)
+            self._company: Company | None = None
+            self._apply()
             self._driver = Driver(self._link, self._rate)
         except BaseException:
             self._link.close()
@@ -136,19 +110,24 @@ class Allocator:
             self._store.close()
             self._store = None
 
-    def variant(self, **options: Any) -> Allocator:
-        """The same open link and leases under other options (those of the constructor), as the host is by now.
+    def variant(self, **changes: Unpack[VariantKeywords]) -> Self:
+        """The same open link and leases under other options (`dataclasses.replace`), as the host is by now.
 
         It works as long as this one is open, and is not entered itself. Raises what entering it would.
         """
-        other = Allocator(self.interface, **(self._given | options))
+        options = replace(self.options, **changes)
         self._link.look()
-        other._link, other._driver, other._store = self._link, self._driver, self.leases
-        other._rng = self._rng  # with a seed of its own it would draw the same MACs again
-        other.pool, other._terms = other._demands.on(self._link)
-        fits = other._terms.longest_trial <= self._terms.longest_trial
-        other._company = self._company if fits else Company(other._terms)
+        _ = self.leases  # one store for both, also where neither has needed it so far
+        other = copy(self)  # with the same random numbers: another generator might draw the same MACs again
+        other.options = options
+        other._apply()  # noqa: SLF001 - of this class
         return other
+
+    def _apply(self) -> None:
+        """See what the options come to on the link as it is now."""
+        self.pool, self._terms = self.options.on(self._link)
+        if self._company is None or self._company.longest_trial < self._terms.longest_trial:
+            self._company = Company(self._terms)
 
     @property
     def own_address(self) -> int:
@@ -246,7 +225,7 @@ class Allocator:
                 on_station(Station.of(address, answer))
 
         # The pool without what it keeps back: gateway and witnesses are stations too.
-        everybody = Pool(self.pool.subnet, ranges=self._demands.ranges, exclude=self._demands.exclude)
+        everybody = Pool(self.pool.subnet, ranges=self.options.ranges, exclude=self.options.exclude)
         scan = Scan(everybody.candidates(rng=self._rng), self._terms, now=self._link.now(), on_station=heard)
 
         def finish() -> list[Station]:
@@ -295,7 +274,7 @@ class Allocator:
 
     def adopt(self, lease: Lease) -> Claim:
         """Defend a lease of this link whose process has ended, from this moment on."""
-        evidence = Evidence(self._demands.timing, bound=self._demands.miss_probability)
+        evidence = Evidence(self._terms.timing, bound=self._terms.miss_probability)
         mac = arp.mac_bytes(lease.mac)
         found = Found(lease.address, lease.prefix, lease.mac, 0.0, 0, 0, None)
 
@@ -349,10 +328,10 @@ class Allocator:
         unreserve: Callable[[int], None] = lambda _: None,
     ) -> Search:
         prefer = []
-        if self._demands.order == "sticky" and (last := self.leases.last_address(self.interface, owner)) is not None:
+        if self.options.order == "sticky" and (last := self.leases.last_address(self.interface, owner)) is not None:
             prefer = [int(last)]
         return Search(
-            self.pool.candidates(owner, rng=self._rng, prefer=prefer, avoid=self._demands.avoid),
+            self.pool.candidates(owner, rng=self._rng, prefer=prefer, avoid=frozenset(numbers(self.options.avoid))),
             self._mac(mac),
             self._terms,
             rng=self._rng,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping  # noqa: TC003 - the fields can be read at run time
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, TypedDict
 
 from arpipam.errors import InputError
 from arpipam.protocol.parameters import Terms
 from arpipam.protocol.pool import Order, Pool, parse_subnet
-from arpipam.protocol.timing import Timing, profile
+from arpipam.protocol.timing import ADAPTIVE, BUDGET, MISS_PROBABILITY, Timing, profile
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
     from ipaddress import IPv4Interface
 
     from arpipam.link.socket import Link
@@ -21,107 +21,166 @@ LAST_WITH_CANARY = 30
 """Up to this prefix length a network has an address that no station can have: its own (RFC 3021)."""
 _MOST_NEIGHBOURS = 16
 
+Address = IPv4Address | str
 
-@dataclass(frozen=True)
-class Demands:
-    """The options of `Allocator` that say which addresses, and on what terms."""
 
-    subnet: IPv4Network | None
-    ranges: tuple[str, ...]
-    exclude: tuple[str, ...]
+class SearchKeywords(TypedDict, total=False):
+    """The fields of `SearchOptions` but for the subnet, as keywords."""
+
+    ranges: Iterable[str]
+    exclude: Iterable[str]
     order: Order
-    timing: Timing
+    timing: Timing | str
     confirm: Timing | None
-    avoid: Collection[int]
-    witnesses: tuple[IPv4Address, ...]
-    names: Mapping[int, str]
-    gateway: IPv4Address | None
-    known: tuple[int, ...]
+    avoid: Iterable[Address]
+    witnesses: Iterable[Address]
+    names: Mapping[IPv4Address, str] | Mapping[str, str] | None
+    gateway: Address | None
+    known: Iterable[Address]
     alone: bool
     miss_probability: float
     budget: float
 
-    @classmethod
-    def read(
-        cls,
-        *,
-        subnet: IPv4Network | str | None,
-        timing: str | Timing,
-        witnesses: Iterable[IPv4Address | str],
-        names: Mapping[IPv4Address, str] | None,
-        gateway: IPv4Address | str | None,
-        miss_probability: float,
-        budget: float,
-        **others: Any,
-    ) -> Self:
-        """From what a caller wrote; raises InputError for what makes no sense."""
-        if not 0 < miss_probability < 1:
-            raise InputError(f"miss probability {miss_probability}: give a number between 0 and 1, such as 1e-6")
-        if budget <= 0:
-            raise InputError(f"budget {budget:g} s: it must be above 0")
-        return cls(
-            subnet=parse_subnet(subnet) if isinstance(subnet, str) else subnet,
-            timing=profile(timing) if isinstance(timing, str) else timing,
-            witnesses=tuple(parse_address(witness, "witness") for witness in witnesses),
-            names={int(address): name for address, name in (names or {}).items()},
-            gateway=None if gateway is None else parse_address(gateway, "gateway"),
-            miss_probability=miss_probability,
-            budget=budget,
-            **others,
+
+class VariantKeywords(SearchKeywords, total=False):
+    """The fields of `SearchOptions` as keywords."""
+
+    subnet: IPv4Network | str | None
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Which addresses to look for, and what has to be shown before one counts as free.
+
+    Addresses may be given as text. What can be read only once, as a generator, is read here. Raises InputError, in one
+    line, for what makes no sense.
+    """
+
+    subnet: IPv4Network | str | None = None
+    """None: that of the interface."""
+    ranges: Iterable[str] = ()
+    """Parts of the subnet that may be given out, as 10.0.0.10-10.0.0.99 or 10.0.0.64/26; none: all of it."""
+    exclude: Iterable[str] = ()
+    """Addresses and ranges that are never given out."""
+    order: Order = "first"
+    timing: Timing | str = ADAPTIVE
+    """The pace of the probes: a profile's name, or a timing."""
+    confirm: Timing | None = None
+    """What is found free is probed once more by this timing."""
+    avoid: Iterable[Address] = ()
+    """Addresses that are tried last."""
+    witnesses: Iterable[Address] = ()
+    """Stations that must answer in every search."""
+    names: Mapping[IPv4Address, str] | Mapping[str, str] | None = None
+    """What the witnesses are called."""
+    gateway: Address | None = None
+    """Never given out, and probably there."""
+    known: Iterable[Address] = ()
+    """Stations that are probably there: they are asked first."""
+    alone: bool = False
+    """There is no other station, so that silence needs no witness."""
+    miss_probability: float = MISS_PROBABILITY
+    """The bound on the chance of calling a used address free."""
+    budget: float = BUDGET
+    """The limit on the probing of one address, seconds."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.miss_probability < 1:
+            raise InputError(f"miss probability {self.miss_probability}: give a number between 0 and 1, such as 1e-6")
+        if not self.budget > 0:
+            raise InputError(f"budget {self.budget:g} s: it must be above 0")
+        self._set(
+            subnet=parse_subnet(self.subnet) if isinstance(self.subnet, str) else self.subnet,
+            ranges=tuple(self.ranges),
+            exclude=tuple(self.exclude),
+            timing=profile(self.timing) if isinstance(self.timing, str) else self.timing,
+            avoid=tuple(parse_address(address, "address to avoid") for address in self.avoid),
+            witnesses=tuple(parse_address(witness, "witness") for witness in self.witnesses),
+            names={parse_address(address, "witness"): name for address, name in (self.names or {}).items()},
+            gateway=None if self.gateway is None else parse_address(self.gateway, "gateway"),
+            known=tuple(parse_address(address, "known station") for address in self.known),
         )
+        if self.subnet is not None:
+            self._pool(self.read_subnet, ())  # raises for ranges and an order that make no sense
+
+    def _set(self, **values: object) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    # The fields accept what a person writes; these are the same in one type each.
+
+    @property
+    def read_timing(self) -> Timing:
+        """The timing, read."""
+        return profile(self.timing) if isinstance(self.timing, str) else self.timing
+
+    @property
+    def read_subnet(self) -> IPv4Network | None:
+        """The subnet, read."""
+        return parse_subnet(self.subnet) if isinstance(self.subnet, str) else self.subnet
 
     def on(self, link: Link) -> tuple[Pool, Terms]:
         """The pool and the terms on this link as it is now; raises InputError for what cannot be there."""
-        own = _own_prefix(link.prefixes, self.subnet)
-        if self.subnet is None and own is None:
+        given = self.read_subnet
+        own = _own_prefix(link.prefixes, given)
+        if given is None and own is None:
             raise InputError(
                 f"{link.interface} has no IPv4 address to take the subnet from; give SUBNET, or set an address"
             )
-        subnet = self.subnet or IPv4Network(own.network if own else 0)
-        for witness in self.witnesses:
-            if int(witness) in link.local_addresses:
+        subnet = given or IPv4Network(own.network if own else 0)
+        witnesses = numbers(self.witnesses)
+        for witness in witnesses:
+            if witness in link.local_addresses:
                 raise InputError(
-                    f"witness {witness} is this host's own address; name a station on the other side of the link"
+                    f"witness {IPv4Address(witness)} is this host's own address; name a station on the other side of "
+                    "the link"
                 )
-        reserved = {*self.witnesses, *([self.gateway] if self.gateway else []), *([own.ip] if own else [])}
-        pool = Pool(
-            subnet,
-            ranges=self.ranges,
-            exclude=self.exclude,
-            reserved=[address for address in reserved if address in subnet],
-            order=self.order,
-        )
+        gateway = () if self.gateway is None else numbers((self.gateway,))
+        reserved = {*witnesses, *gateway, *([int(own.ip)] if own else [])}
         wire = own.network if own is not None else subnet
-        witnesses = tuple(int(witness) for witness in self.witnesses)
-        gateway = (int(self.gateway),) if self.gateway else ()
-        known = dict.fromkeys([*gateway, *link.gateways, *self.known, *link.neighbours])
+        known = dict.fromkeys([*gateway, *link.gateways, *numbers(self.known), *link.neighbours])
         neighbours = [
             n for n in known if n not in link.local_addresses and n not in witnesses and IPv4Address(n) in wire
         ]
         terms = Terms(
             own_mac=link.mac,
             own_address=int(own.ip) if own is not None else 0,
-            timing=self.timing,
+            timing=self.read_timing,
             confirm=self.confirm,
             miss_probability=self.miss_probability,
             budget=self.budget,
             alone=self.alone or (not witnesses and link.plainly_alone()),
             witnesses=witnesses,
-            names=self.names,
+            names={number(address): name for address, name in (self.names or {}).items()},
             neighbours=tuple(neighbours[:_MOST_NEIGHBOURS]),
             canary=int(wire.network_address) if wire.prefixlen <= LAST_WITH_CANARY else None,
             local_addresses=link.local_addresses,
             local_macs=link.local_macs,
         )
-        return pool, terms
+        return self._pool(subnet, sorted(reserved)), terms
+
+    def _pool(self, subnet: IPv4Network | None, reserved: Iterable[int]) -> Pool:
+        assert subnet is not None  # noqa: S101 - both callers know it
+        kept = [address for address in map(IPv4Address, reserved) if address in subnet]
+        return Pool(subnet, ranges=self.ranges, exclude=self.exclude, reserved=kept, order=self.order)
 
 
-def parse_address(address: IPv4Address | str, what: str) -> IPv4Address:
+def parse_address(address: Address, what: str) -> IPv4Address:
     """An address that the caller calls `what`; raises InputError for anything else."""
     try:
-        return IPv4Address(address)
+        return address if isinstance(address, IPv4Address) else IPv4Address(address)
     except ValueError:
-        raise InputError(f"{what} {address!r} is no IPv4 address; write it as 172.16.42.7") from None
+        raise InputError(f"{what} {address!r} is not an IPv4 address; write it as 172.16.42.7") from None
+
+
+def number(address: Address) -> int:
+    """The address as the protocol has it."""
+    return int(IPv4Address(address))
+
+
+def numbers(addresses: Iterable[Address]) -> tuple[int, ...]:
+    """The addresses as the protocol has them."""
+    return tuple(map(number, addresses))
 
 
 def _own_prefix(prefixes: Iterable[IPv4Interface], subnet: IPv4Network | None) -> IPv4Interface | None:

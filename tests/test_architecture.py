@@ -59,7 +59,6 @@ KNOWN: set[tuple[str, str]] = {
 """Imports that still run the wrong way or close a circle. One that no longer does has to leave this list."""
 
 KNOWN_LONG = {
-    "arpipam/allocator.py",
     "tests/agent/test_memory.py",
     "tests/lab/library/test_hostile.py",
     "tests/protocol/test_acd_claims.py",

@@ -43,6 +43,7 @@ class Company:
     """What the searches on one link share while they run: the control experiment, and what their surveys asked."""
 
     def __init__(self, terms: Terms) -> None:
+        self.longest_trial = terms.longest_trial
         self.control = Control(terms.longest_trial)
         self.recent = Recent()
 

@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from arpipam.allocator import Allocator
@@ -29,7 +30,6 @@ from launcher.agent.network.witnesses import Required
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from ipaddress import IPv4Address
 
     from arpipam.claim import Claim, Conflict
     from arpipam.leases.lease import Lease
@@ -127,7 +127,7 @@ class Network:
 
     async def _open(self) -> None:
         self.required.names, self._kept = await asyncio.to_thread(self.tools.declared, self.pool, self.settings)
-        allocator = Allocator(self.pool.interface, **self.options())
+        allocator = Allocator(self.pool.interface, rate=self.settings.rate, store=self.tools.leases, **self.options())
         await asyncio.to_thread(allocator.__enter__)
         try:
             self.audible = allocator.link.is_bridge
@@ -174,8 +174,6 @@ class Network:
             "names": self.required.names,
             "alone": alone,
             "miss_probability": settings.miss_probability,
-            "rate": settings.rate,
-            "store": self.tools.leases,
         }
 
     def _adopt_all(self, allocator: Allocator) -> None:
@@ -211,10 +209,10 @@ class Network:
             named = options.get("witnesses")
             if named is None or set(named) & silent.keys():
                 raise UnknownError(self.required.complaint())
-        options = {"avoid": self.seen.remembered(), **options}
+        options = {"avoid": map(IPv4Address, self.seen.remembered()), **options}
 
         def start() -> Job[Claim]:
-            options["known"] = self.seen.lately()
+            options["known"] = map(IPv4Address, self.seen.lately())
             return allocator.variant(**(self.options() | options)).start_claim(owner, address, mac)
 
         # A caller may hang up before its job has begun: the thread begins it all the same.

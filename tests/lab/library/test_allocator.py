@@ -139,7 +139,7 @@ def test_a_part_of_the_interfaces_network_may_start_with_a_station(own_lan: Lan,
     [
         ({"interface": "none0"}, "no interface 'none0'"),
         ({"subnet": "172.16.42.1/24"}, "host bits set"),
-        ({"witnesses": ["printer"]}, "witness 'printer' is no IPv4 address"),
+        ({"witnesses": ["printer"]}, "witness 'printer' is not an IPv4 address"),
         ({"witnesses": [OWN]}, "this host's own address"),
         ({"miss_probability": 0}, "miss probability"),
         ({"rate": 0}, "must be above 0"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 from ipaddress import IPv4Address, IPv4Interface
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -51,7 +51,7 @@ def store(opened: Opener) -> SqliteLeaseStore:
     return opened.stack.enter_context(closing(SqliteLeaseStore(opened.state / "leases.db")))
 
 
-def variant(on: Lan, allocator: Allocator, **options: object) -> Allocator:
+def variant(on: Lan, allocator: Allocator, **options: Any) -> Allocator:
     with on.host.namespace.inside():
         return allocator.variant(**options)
 
