@@ -3,9 +3,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= $(shell echo $$((2 * $$(nproc))))
+PYTEST := $(BIN)/pytest --dist loadgroup --no-loadscope-reorder --ignore tests/vm
 PACKAGES := python3-venv docker.io iptables nftables iproute2 iputils-arping iputils-ping openvswitch-switch busybox-static docker-compose
 
-.PHONY: install system test test-vm lint mutate demo bench lock clean
+.PHONY: install system check test test-vm lint mutate demo bench lock clean
 install: system $(VENV)/.installed
 
 # Daemons that Debian would start on installation (an engine, Open vSwitch) stay off: the lab starts its own.
@@ -18,9 +20,15 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml | system
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# In the order of their names: those that take longest come first, so that no worker is left with one of them.
+# Lint, types and the tests that need no lab, in less than 90 seconds: run it before each commit.
+check: lint
+	$(PYTEST) --ignore tests/lab -n $$(nproc)
+
+# All tests but those of `make test-vm`. Most of the time of a lab is waiting, so there are more workers than processors;
+# the tests that measure times run alone afterwards. ARPIPAM_TESTS=night runs the long ones at full length.
 test: install
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/vm
+	$(PYTEST) -n $(WORKERS) -m "not timing"
+	$(PYTEST) -n 0 -m timing
 
 # Two virtual machines with Debian's own kernel; skipped, with a line that says so, where qemu cannot be installed.
 test-vm: install

@@ -1,8 +1,9 @@
-"""What several files of tests start from: a lease store, namespaces for links, and a small agent with its client."""
+"""The markers, the order of a run, and what several files of tests start from."""
 
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,6 @@ from tests.support.leases import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from launcher.agent.client.remote_claim import RemoteClaim
     from tests.support.agent_client import FakeAgent
@@ -25,11 +25,64 @@ if TYPE_CHECKING:
 def pytest_configure() -> None:
     """Let every program that a test starts be interrupted.
 
-    A shell starts a background job with SIGINT ignored, and a child inherits that: a test would wait for a program that
-    no interrupt reaches.
+    A shell starts a background job with SIGINT and SIGQUIT ignored, and a child inherits that: a test would wait for a
+    program that no interrupt reaches.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+# Markers, and the order of a run.
+
+_FOLDERS = {
+    "lab": ("lab/", "vm/"),
+    "engine": ("lab/agent/", "lab/run/", "vm/"),
+    "timing": ("lab/library/test_hostile", "lab/library/test_reliability"),
+    "slow": ("lab/bench/", "lab/agent/test_faults", "lab/agent/test_load", "lab/agent/test_partition", "vm/"),
+}
+"""What a marker stands for, by the place of a file below tests/; more stands in the files themselves."""
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test, and put those first that take long, so that no worker is left with one of them at the end.
+
+    Tests that share something for the time of a file stay together on one worker; so do the unit tests of a file.
+    """
+    ranks: dict[str, int] = {}
+    for item in items:
+        place = item.path.relative_to(_HERE).as_posix()
+        for name, starts in _FOLDERS.items():
+            if place.startswith(starts):
+                item.add_marker(name)
+        if item.get_closest_marker("lab") is None:
+            item.add_marker("unit")
+        if item.get_closest_marker("unit") or _shares(item):
+            item.add_marker(pytest.mark.xdist_group(place))
+        group = _group(item)
+        ranks[group] = min(ranks.get(group, len(_RANKS)), _rank(item))
+    items.sort(key=lambda item: ranks[_group(item)])
+
+
+_RANKS = ("slow", "engine", "lab", "unit")
+
+
+def _rank(item: pytest.Item) -> int:
+    return next(rank for rank, name in enumerate(_RANKS) if item.get_closest_marker(name))
+
+
+def _group(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    return str(marker.args[0]) if marker else item.nodeid
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Whether it uses a fixture of ours that lasts longer than a test."""
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - not in pytest's types
+    ours = (last[-1] for last in definitions if last[-1].baseid.startswith("tests"))
+    return any(definition.scope != "function" for definition in ours)
 
 
 # The lease store.

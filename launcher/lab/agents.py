@@ -11,6 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+from arpipam.lab.until import until
 from launcher.agent.client.client import AgentClient
 
 if TYPE_CHECKING:
@@ -101,10 +102,7 @@ class AgentOn:
     def wait(condition: Any, patience: float = PATIENCE, told: Callable[[], str] = lambda: "") -> float:
         """Until the condition holds; the seconds that it took. `told` says more where it never does."""
         start = time.monotonic()
-        while not condition():
-            if time.monotonic() > start + patience:
-                raise TimeoutError(f"it never came to that: {told()}")
-            time.sleep(0.05)
+        until(condition, lambda: told() or "it", patience, pause=0.05)
         return time.monotonic() - start
 
     def wait_ready(self, count: int, patience: float = PATIENCE) -> None:

@@ -13,7 +13,8 @@ from arpipam.claim import ClaimState
 from arpipam.errors import AddressInUseError, InputError, LeaseError, LinkError, PoolExhaustedError, UnknownError
 from arpipam.leases.lease import QUARANTINE
 from launcher.agent.server import claims
-from tests.support.agent_server import MAC, WISH, line, refusal, run, serving, until
+from tests.support.agent_server import MAC, WISH, line, refusal, run, serving
+from tests.support.until import until_async
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +79,7 @@ def test_a_claim_without_a_caller(tmp_path: Path, *, released: bool) -> None:
                         assert response.status == 200
             [claim] = agent.claims
             if released:
-                await until(lambda: claim.done)
+                await until_async(lambda: claim.done)
             await asyncio.sleep(0.05)
             assert claim.done == [("release", QUARANTINE)] if released else [("bind", "c1")]
             assert (await refusal(client, "POST", "/arpipam/claims/1/announce", 404))[1] == 2
@@ -101,7 +102,7 @@ def test_a_caller_that_hangs_up_in_the_midst_of_its_bind(tmp_path: Path) -> None
             await asyncio.sleep(0.05)
             assert claim.done == []
             claim.binding.set()
-            await until(lambda: claim.done)
+            await until_async(lambda: claim.done)
             await asyncio.sleep(0.05)
             assert claim.done == [("bind", "c1")]  # begun, so done, and then it stays
 
@@ -113,11 +114,11 @@ def test_a_caller_that_hangs_up_while_an_address_is_looked_for(tmp_path: Path) -
         async with serving(tmp_path / "s") as (agent, client):
             agent.pause.clear()
             task = asyncio.create_task(client.post("/arpipam/claims", json=WISH))
-            await until(lambda: agent.now)
+            await until_async(lambda: agent.now)
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            await until(lambda: agent.cancelled)
+            await until_async(lambda: agent.cancelled)
             assert agent.claims == []
 
     run(test())
@@ -167,7 +168,7 @@ def test_an_act_that_is_refused_leaves_the_claim(tmp_path: Path) -> None:
                 said_no = await refusal(client, "POST", "/arpipam/claims/1/bind", 500, json={"container": "c1"})
                 assert said_no == ("disk full", 3)
                 claim.error = None
-            await until(lambda: len(claim.done) == 2)
+            await until_async(lambda: len(claim.done) == 2)
             assert claim.done[1] == ("release", QUARANTINE)
 
     run(test())
@@ -180,7 +181,7 @@ def test_a_release_that_fails_is_logged(tmp_path: Path, error: Exception, caplog
             async with client.post("/arpipam/claims", json=WISH) as said:
                 await line(said)
                 agent.claims[0].error = error
-            await until(lambda: agent.claims[0].done)
+            await until_async(lambda: agent.claims[0].done)
 
     run(test())
     assert "10.1.0.20, whose caller is gone, is not released" in caplog.text
@@ -195,7 +196,7 @@ def test_claims_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             async with client.post("/arpipam/claims", json=WISH) as said:
                 await line(said)
                 assert (await refusal(client, "POST", "/arpipam/claims", 503, json=WISH))[1] == 3
-            await until(lambda: agent.claims[0].done)
+            await until_async(lambda: agent.claims[0].done)
             async with client.post("/arpipam/claims", json=WISH) as said:
                 assert (await line(said))["lease"] == 2
 

@@ -15,7 +15,8 @@ import pytest
 from arpipam.errors import AddressInUseError, UnknownError
 from launcher.agent.server import refusals, server
 from launcher.agent.server.server import Server
-from tests.support.agent_server import ADDRESS, POOL, FakeAgent, calling, docker, refused, run, serving, stopped, until
+from tests.support.agent_server import ADDRESS, POOL, FakeAgent, calling, docker, refused, run, serving, stopped
+from tests.support.until import until_async
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,11 +80,11 @@ def test_a_hang_up_cancels_the_request(tmp_path: Path) -> None:
             agent.pause.clear()
             for times in (1, 2):
                 task = asyncio.create_task(docker(client, "IpamDriver.RequestAddress", ADDRESS))
-                await until(lambda: agent.now)
+                await until_async(lambda: agent.now)
                 task.cancel()  # aiohttp's client closes the connection
                 with suppress(asyncio.CancelledError):
                     await task
-                await until(partial(agent.was_cancelled, times))
+                await until_async(partial(agent.was_cancelled, times))
             assert agent.given_back == []  # that is the agent's matter: it was never answered
             agent.pause.set()
             assert (await docker(client, "IpamDriver.RequestAddress", ADDRESS))[0] == 200
@@ -115,7 +116,7 @@ def test_an_address_whose_asker_is_gone_is_taken_back(tmp_path: Path, turns: int
             connection = socket.socket(socket.AF_UNIX)
             connection.connect(str(path))
             connection.sendall((head + body).encode())
-            await until(lambda: agent.given_back or agent.cancelled)
+            await until_async(lambda: agent.given_back or agent.cancelled)
             await asyncio.sleep(0.05)
             assert agent.given_back == ([] if agent.cancelled else [(POOL, "10.1.0.11")])
 
@@ -129,7 +130,7 @@ def test_more_at_once_wait_their_turn(tmp_path: Path, monkeypatch: pytest.Monkey
         async with serving(tmp_path / "s") as (agent, client):
             agent.pause.clear()
             tasks = [asyncio.create_task(docker(client, "IpamDriver.RequestAddress", ADDRESS)) for _ in range(10)]
-            await until(lambda: agent.now == 3)
+            await until_async(lambda: agent.now == 3)
             async with client.get("/arpipam/status") as response:
                 assert response.status == 200  # one looks why
             await asyncio.sleep(0.05)
@@ -152,7 +153,7 @@ def test_a_stop_answers_those_who_wait(tmp_path: Path, monkeypatch: pytest.Monke
         async with calling(tmp_path / "s") as client:
             agent.pause.clear()
             tasks = [asyncio.create_task(docker(client, "IpamDriver.RequestAddress", ADDRESS)) for _ in range(2)]
-            await until(lambda: agent.now)
+            await until_async(lambda: agent.now)
             await asyncio.sleep(0.05)
             await stopped(served)
             for answer in await asyncio.gather(*tasks):
@@ -178,7 +179,7 @@ def test_an_agent_that_does_not_let_go_delays_no_stop(tmp_path: Path) -> None:
         await served.start()
         async with calling(tmp_path / "s") as client:
             task = asyncio.create_task(docker(client, "IpamDriver.RequestAddress", ADDRESS))
-            await until(lambda: agent.now)
+            await until_async(lambda: agent.now)
             await stopped(served)
             free.set()
             with suppress(Exception):

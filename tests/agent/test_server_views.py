@@ -11,7 +11,8 @@ from arpipam.leases.lease import QUARANTINE
 from launcher.agent.contract import Event
 from launcher.agent.server import server, stream
 from launcher.agent.server.server import Server
-from tests.support.agent_server import MAC, WISH, FakeAgent, calling, line, refusal, run, serving, stopped, until
+from tests.support.agent_server import MAC, WISH, FakeAgent, calling, line, refusal, run, serving, stopped
+from tests.support.until import until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,12 +67,12 @@ def test_events(tmp_path: Path) -> None:
             async with client.get("/arpipam/events?recent=1") as late, client.get("/arpipam/events") as new:
                 assert late.content_type == "application/x-ndjson"
                 assert (await line(late))["kind"] == "claimed"
-                await until(lambda: len(agent.news) == 2)
+                await until_async(lambda: len(agent.news) == 2)
                 for queue in agent.news:
                     queue.put_nowait(Event(2.0, "conflict", other=MAC))
                 assert (await line(late))["other"] == MAC
                 assert (await line(new))["kind"] == "conflict"
-            await until(lambda: not agent.news)  # who is gone is not written to
+            await until_async(lambda: not agent.news)  # who is gone is not written to
 
     run(test())
 
@@ -104,7 +105,7 @@ def test_a_reader_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
             with socket.socket(socket.AF_UNIX) as sleeper:
                 sleeper.connect(str(path))
                 sleeper.sendall(b"GET /arpipam/events HTTP/1.1\r\nHost: x\r\n\r\n")
-                await until(lambda: agent.news)
+                await until_async(lambda: agent.news)
                 sent = 0
                 async with asyncio.timeout(20):
                     while agent.news:
@@ -120,7 +121,7 @@ def test_a_reader_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
 def test_a_slow_reader_misses_nothing(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path / "s") as (agent, client), client.get("/arpipam/events") as response:
-            await until(lambda: agent.news)
+            await until_async(lambda: agent.news)
             for number in range(stream.MOST_WAITING - 100):
                 agent.news[0].put_nowait(Event(float(number), "conflict", text="x" * 500))
             await asyncio.sleep(0.2)
@@ -136,9 +137,9 @@ def test_readers_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     async def test() -> None:
         async with serving(tmp_path / "s") as (agent, client):
             async with client.get("/arpipam/events"):
-                await until(lambda: agent.news)
+                await until_async(lambda: agent.news)
                 assert (await refusal(client, "GET", "/arpipam/events", 503))[1] == 3
-            await until(lambda: not agent.news)
+            await until_async(lambda: not agent.news)
             async with client.get("/arpipam/events?recent=1") as response:
                 assert await line(response)
 

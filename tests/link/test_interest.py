@@ -47,7 +47,7 @@ def ends() -> Iterator[tuple[Link, Link]]:
         there.delete()
 
 
-def until(link: Link, last: bytes) -> list[bytes]:
+def received_before(link: Link, last: bytes) -> list[bytes]:
     """What arrives before a frame that is known to come."""
     frames: list[bytes] = []
     end = time.monotonic() + LONG
@@ -94,5 +94,5 @@ def test_a_focused_link_receives_what_is_of_interest_and_nothing_else(ends: tupl
         near.focus(interest)
         assert all(far.send([arp.encode(packet)]) for packet in [*packets, end])
         wanted = [arp.encode(packet) for packet in packets if interest is None or interest.wants(packet)]
-        assert until(near, arp.encode(end)) == wanted
+        assert received_before(near, arp.encode(end)) == wanted
     assert near.drops() == 0

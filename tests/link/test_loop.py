@@ -7,7 +7,7 @@ import select
 import threading
 import time
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +18,7 @@ from arpipam.link.loop import Driver
 from arpipam.link.socket import Link
 from arpipam.protocol import arp
 from arpipam.protocol.outbox import Outbox
+from tests.support.until import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,15 +91,6 @@ class Sender:
 
     def advance(self, now: float) -> None:
         """Nothing is ever due."""
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """The first true value of the condition."""
-    end = time.monotonic() + LONG
-    while not (value := condition()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.002)
-    return value
 
 
 def close(driver: Driver) -> None:

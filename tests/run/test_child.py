@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launcher.run.child import StandardInput
+from tests.support.until import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,9 +55,8 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def until(wanted: str, pid: int) -> None:
-    while state(pid) != wanted:
-        time.sleep(0.01)
+def wait_state(wanted: str, pid: int) -> None:
+    until(lambda: state(pid) == wanted, lambda: f"state {wanted} of {pid}, which is {state(pid)},")
 
 
 TRAPS = """
@@ -122,11 +121,11 @@ def test_it_stops_and_goes_on_with_the_child() -> None:
     with wrapped("sh", "-c", "echo $$; read word; exit 4") as wrapper:
         child = int(line(wrapper))
         wrapper.send_signal(signal.SIGTSTP)
-        until("T", child)
-        until("T", wrapper.pid)
+        wait_state("T", child)
+        wait_state("T", wrapper.pid)
         os.killpg(wrapper.pid, signal.SIGCONT)
-        until("S", child)
-        until("S", wrapper.pid)
+        wait_state("S", child)
+        wait_state("S", wrapper.pid)
         wrapper.communicate("\n")
         assert wrapper.returncode == 4
 

@@ -195,12 +195,6 @@ async def stopped(served: Server) -> None:
     assert time.monotonic() - began < 1.0
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - whatever a test waits for
-            await asyncio.sleep(0.005)
-
-
 def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test, debug=False)
 

@@ -9,7 +9,6 @@ import socket
 import struct
 import sys
 import threading
-import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from arpipam.protocol import arp
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
     from arpipam.lab import Host, Lab, Namespace, Wire
@@ -33,15 +32,6 @@ LONG = 30.0
 _SO_RCVBUFFORCE = 33
 _PROTOCOL, _GRE, _UDP = 23, 47, 17
 _RANDOM = random.Random()
-
-
-def until(condition: Callable[[], Any], what: str = "it") -> Any:
-    """The first true value of the condition."""
-    end = time.monotonic() + LONG
-    while not (value := condition()):
-        assert time.monotonic() < end, f"{what} never came"
-        time.sleep(0.01)
-    return value
 
 
 # Hosts.

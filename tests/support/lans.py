@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
@@ -81,22 +80,6 @@ def run_inside(host: Host, main: Callable[[], Awaitable[None]]) -> None:
 
     with host.namespace.inside():
         asyncio.run(everything())
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """The first true value of the condition."""
-    end = time.monotonic() + LONG
-    while not (value := condition()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.005)
-    return value
-
-
-async def until_async(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        await asyncio.sleep(0.005)
 
 
 def number(address: IPv4Address | str) -> int:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from arpipam.leases.lease import Lease, LeaseState
 from arpipam.leases.sqlite import SqliteLeaseStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from arpipam.lab import Host, Wire
 
@@ -79,13 +78,6 @@ def launching(lab: tuple[Host, Wire], tmp_path: Path, **env: str) -> Iterator[La
             process.communicate()
         if containers := launcher.containers():
             host.docker("rm", "--force", "--volumes", *containers)
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """The first true value of the condition."""
-    while not (value := condition()):
-        time.sleep(0.02)
-    return value
 
 
 def nothing_left(launcher: Launcher) -> bool:

@@ -121,6 +121,7 @@ def leases_of_containers(agent: AgentOn) -> dict[str, LeaseView]:
     return {address: lease for address, lease in agent.leases().items() if lease.state == "bound" and lease.mac}
 
 
+@pytest.mark.slow
 def test_what_happened_while_the_agent_was_away_is_made_good(agent: AgentOn, station: LabStation) -> None:
     """Docker tries for 15 s to give the addresses back, and then forgets that."""
     agent.run("gone")
@@ -137,6 +138,7 @@ def test_what_happened_while_the_agent_was_away_is_made_good(agent: AgentOn, sta
     assert assert_one_holder_each([agent], station) == 1
 
 
+@pytest.mark.slow
 def test_the_engine_comes_up_before_the_agent(agent: AgentOn, station: LabStation) -> None:
     """It waits for the agent, then goes on without; no pool is asked for again when the agent comes."""
     agent.run("fixed", "--ip", FIXED)

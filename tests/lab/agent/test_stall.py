@@ -6,6 +6,8 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.lab.agent.test_load import two_agents
 from tests.support.agents import assert_one_holder_each, running
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from arpipam.lab import Lab
 
 
+@pytest.mark.slow
 def test_what_was_taken_while_it_was_stopped_is_not_handed_out(lab: Lab) -> None:
     """Both sides settle it: the ready addresses are given up, and containers that met an older claim move."""
     with two_agents(lab, 24, ["172.16.42.3"]) as (agents, station):

@@ -121,6 +121,7 @@ def shown_conflict(command: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("policy", ["defend", "report", "move"])
+@pytest.mark.slow
 def test_a_machine_that_takes_the_address_of_a_container(
     lab: Lab, capsys: pytest.CaptureFixture[str], policy: str
 ) -> None:
@@ -297,6 +298,7 @@ def test_the_figures_are_served_for_prometheus(lab: Lab) -> None:
 # The link.
 
 
+@pytest.mark.slow
 def test_a_link_that_goes_down_or_is_made_anew_has_its_leases_defended_again(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:

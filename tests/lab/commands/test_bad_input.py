@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.engine
+
 RUN = str(Path(sys.executable).parent / "arpipam-run")
 FOREIGN = ["172.16.42.2", "172.16.42.3"]
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]

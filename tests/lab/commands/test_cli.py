@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from arpipam.protocol import arp
-from tests.support.lans import FREE, FREE_TOO, LONG, OWN, PRINTER, Lan, announcement, number, owners, until
+from tests.support.lans import FREE, FREE_TOO, LONG, OWN, PRINTER, Lan, announcement, number, owners
 from tests.support.tools import Tool, complaint
+from tests.support.until import until
 
 if TYPE_CHECKING:
     import subprocess

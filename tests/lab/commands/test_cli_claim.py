@@ -7,8 +7,9 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from tests.support.lans import FREE, LONG, PRINTER, Lan, announcement, number, owners, until
+from tests.support.lans import FREE, LONG, PRINTER, Lan, announcement, number, owners
 from tests.support.tools import Tool, complaint, states
+from tests.support.until import until
 
 if TYPE_CHECKING:
     from pathlib import Path

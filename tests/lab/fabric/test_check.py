@@ -21,7 +21,8 @@ from arpipam.fabric.check import Condition, Finding, check
 from arpipam.fabric.render import Picture
 from arpipam.lab import Lab
 from tests.support import fabrics
-from tests.support.fabrics import declare, fabric, pending, until, up
+from tests.support.fabrics import declare, fabric, pending, up
+from tests.support.until import until
 
 if TYPE_CHECKING:
     import subprocess

@@ -8,16 +8,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.fabrics import declare, fabric, pending, up
 
 if TYPE_CHECKING:
-    import pytest
-
     from arpipam.lab import Host, Lab
 
 RUN = str(Path(sys.executable).parent / "arpipam-run")
 
 
+@pytest.mark.timing
 def test_thirty_hosts_are_planned_and_checked_in_seconds(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     _, hosts = declare(lab, 30)
     started = time.monotonic()
@@ -33,6 +34,7 @@ def test_thirty_hosts_are_planned_and_checked_in_seconds(lab: Lab, capsys: pytes
     assert ended - started < 15
 
 
+@pytest.mark.engine
 def test_the_engine_has_no_network_on_the_bridge_yet_then_a_wrong_one_then_the_right_one(lab: Lab) -> None:
     _, [host, _] = declare(lab, 2, engine=True)
     [line] = docker_lines(host)

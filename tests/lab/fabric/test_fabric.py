@@ -22,9 +22,9 @@ from tests.support.fabrics import (
     marked_broadcast,
     pending,
     send,
-    until,
     up,
 )
+from tests.support.until import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

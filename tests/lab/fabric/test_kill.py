@@ -14,7 +14,8 @@ import pytest
 
 from arpipam.fabric.check import Condition, check
 from tests.support import fabrics
-from tests.support.fabrics import declare, down, pending, until, up
+from tests.support.fabrics import declare, down, pending, up
+from tests.support.until import until
 
 if TYPE_CHECKING:
     from arpipam.lab import Host, Lab
@@ -24,6 +25,7 @@ POINTS = 20
 
 
 @pytest.mark.parametrize(("tunnel", "openvswitch"), [("gre", True), ("vxlan", False)])
+@pytest.mark.slow
 def test_an_up_that_was_killed_is_completed_by_the_next_and_taken_back_by_down(
     lab: Lab, capsys: pytest.CaptureFixture[str], tunnel: str, *, openvswitch: bool
 ) -> None:
@@ -83,6 +85,7 @@ def evidence(host: Host) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("tunnel", "openvswitch"), [("gre", True), ("vxlan", False)])
+@pytest.mark.engine
 def test_an_engine_that_removes_docker0_as_it_starts(lab: Lab, tunnel: str, *, openvswitch: bool) -> None:
     _, hosts = declare(lab, 2, tunnel=tunnel, openvswitch=openvswitch, engine=True, up=False)
     before = fabrics.state(hosts[0])

@@ -14,16 +14,17 @@ from ipaddress import IPv4Address
 from itertools import count
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from arpipam.lab import Lab, cleanup
 from arpipam.lab.capture import Capture, who_has, who_have
 from arpipam.protocol import arp
+from tests.support.until import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from arpipam.lab import Wire
     from arpipam.lab.stations import LabStation
@@ -39,15 +40,6 @@ _numbers = count()
 
 def number(address: str) -> int:
     return int(IPv4Address(address))
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """The first true value of the condition."""
-    end = time.monotonic() + LONG
-    while not (value := condition()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
-    return value
 
 
 # The faults of a wire.
@@ -75,6 +67,7 @@ def listen(station: LabStation) -> Capture:
 
 
 @pytest.mark.parametrize("percent", [0, 0.5, 10, 30, 90])
+@pytest.mark.timing
 def test_as_many_frames_are_lost_as_was_asked_and_each_receiver_loses_its_own(
     three: tuple[Wire, list[LabStation]], percent: float
 ) -> None:
@@ -115,6 +108,7 @@ def round_trip(asker: LabStation, address: str) -> float:
                 return time.monotonic() - started
 
 
+@pytest.mark.timing
 def test_a_delay_is_that_of_each_way_and_of_one_station_alone() -> None:
     with Lab() as lab:
         wire = lab.wire()
@@ -234,6 +228,7 @@ def clean() -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.engine
 def test_clean_removes_all_of_a_lab_whose_process_was_killed_and_nothing_of_others(lab: Lab) -> None:
     wire = lab.wire()
     mine = lab.station("mine", wire, "172.16.42.1/24")
@@ -253,6 +248,7 @@ def test_clean_removes_all_of_a_lab_whose_process_was_killed_and_nothing_of_othe
 
 @pytest.mark.parametrize("wait_for", ["up", "dockerd"], ids=["up", "while it starts"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.engine
 def test_a_lab_that_is_told_to_end_leaves_nothing(number: signal.Signals, wait_for: str) -> None:
     with running(wait_for) as (process, lab):
         process.send_signal(number)
@@ -265,6 +261,7 @@ def test_a_lab_that_is_told_to_end_leaves_nothing(number: signal.Signals, wait_f
         assert said.splitlines()[-1].strip() == "KeyboardInterrupt"
 
 
+@pytest.mark.engine
 def test_two_labs_at_once_do_not_disturb_each_other() -> None:
     """They have the same names and addresses, and know nothing of each other."""
     with Lab() as second:
@@ -295,6 +292,7 @@ def test_two_labs_at_once_do_not_disturb_each_other() -> None:
     assert traces(second.id) == {}
 
 
+@pytest.mark.engine
 def test_what_containerd_dumps_is_within_the_lab(lab: Lab) -> None:
     host = lab.host("host", engine=True)
     lab.start()
@@ -303,6 +301,7 @@ def test_what_containerd_dumps_is_within_the_lab(lab: Lab) -> None:
     assert until(lambda: list(host.directory.glob(f"tmp/containerd.{pid}.*")))
 
 
+@pytest.mark.engine
 def test_an_error_in_the_midst_of_it_leaves_nothing() -> None:
     with pytest.raises(OSError, match="of the test"), Lab() as lab:  # noqa: PT012 - the lab ends with it
         lab.wire()

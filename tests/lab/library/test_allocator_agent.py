@@ -30,8 +30,8 @@ from tests.support.lans import (
     fresh,
     number,
     owners,
-    until,
 )
+from tests.support.until import until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,9 +23,8 @@ from tests.support.lans import (
     owners,
     probed,
     run_inside,
-    until,
-    until_async,
 )
+from tests.support.until import until, until_async
 
 
 def test_the_asynchronous_one_does_the_same(lan: Lan, opened: Opener) -> None:

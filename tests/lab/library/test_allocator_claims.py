@@ -34,9 +34,8 @@ from tests.support.lans import (
     owners,
     probed,
     run_inside,
-    until,
-    until_async,
 )
+from tests.support.until import until, until_async
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -75,6 +75,7 @@ def test_sixty_four_claimers_get_the_last_sixty_four_addresses(lab: Lab, crowd: 
     assert len({outcome.address for outcome in outcomes}) == 64
 
 
+@pytest.mark.slow
 def test_a_hundred_races_of_eight_for_one_address_have_one_owner(lab: Lab, crowd: Crowd) -> None:
     wire, hosts = hosts_on_a_wire(lab, 8)
     gateway = lab.station("gateway", wire, "172.16.42.254/24")

@@ -9,7 +9,6 @@ import re
 import socket
 import struct
 import subprocess
-import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from hypothesis import strategies as st
 from arpipam import Allocator, ArpipamError, ClaimState, UnknownError, Verdict
 from arpipam.lab import Host, Lab, Wire
 from arpipam.protocol import arp
+from tests.support.until import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -68,15 +68,6 @@ def lan() -> Iterator[Lan]:
         lab.station("witness", wire, f"{WITNESS}/24")
         printer = lab.station("printer", wire, f"{PRINTER}/24")
         yield Lan(lab, wire, host, printer, lab.station("enemy", wire))
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """The first true value of the condition."""
-    end = time.monotonic() + LONG
-    while not (value := condition()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.002)
-    return value
 
 
 # A flood.

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from arpipam.leases.lease import LeaseState
-from tests.support.launchers import FIRST, FOREIGN, FOREVER, SECOND, SHOW, Launcher, nothing_left, one_line, until
+from tests.support.launchers import FIRST, FOREIGN, FOREVER, SECOND, SHOW, Launcher, nothing_left, one_line
+from tests.support.until import until
 
 
 def test_the_container_gets_the_first_address_that_nobody_has(any_launcher: Launcher) -> None:

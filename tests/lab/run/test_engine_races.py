@@ -14,7 +14,8 @@ import pytest
 
 from arpipam.leases.lease import LeaseState
 from arpipam.protocol import arp
-from tests.support.launchers import FIRST, FOREVER, SECOND, SHOW, Launcher, until
+from tests.support.launchers import FIRST, FOREVER, SECOND, SHOW, Launcher
+from tests.support.until import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
