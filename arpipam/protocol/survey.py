@@ -49,7 +49,7 @@ class Recent:
             self._asked[address] = now
             self._asked.move_to_end(address)
             self._answers.pop(address, None)
-        while self._asked[oldest := next(iter(self._asked))] < now - FRESH:
+        while self._asked and self._asked[oldest := next(iter(self._asked))] < now - FRESH:
             del self._asked[oldest]
             self._answers.pop(oldest, None)
 
