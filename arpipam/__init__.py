@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from arpipam.leases.lease import Lease, LeaseState, LeaseStore
     from arpipam.leases.sqlite import SqliteLeaseStore
     from arpipam.options import SearchOptions
+    from arpipam.protocol.outcome import Verdict
     from arpipam.protocol.pool import Pool
-    from arpipam.protocol.probing import Verdict
     from arpipam.protocol.timing import ADAPTIVE, LAN, RFC5227, Timing
     from arpipam.results import Found, Probed, Station
 
@@ -75,7 +75,7 @@ _HOMES = {
     "leases.sqlite": ("SqliteLeaseStore",),
     "options": ("SearchOptions",),
     "protocol.pool": ("Pool",),
-    "protocol.probing": ("Verdict",),
+    "protocol.outcome": ("Verdict",),
     "protocol.timing": ("ADAPTIVE", "LAN", "RFC5227", "Timing"),
     "results": ("Found", "Probed", "Station"),
 }

@@ -27,14 +27,14 @@ from arpipam.link.socket import Link
 from arpipam.options import LAST_WITH_CANARY, SearchOptions, numbers, parse_address
 from arpipam.protocol import arp
 from arpipam.protocol.acd import Acd
-from arpipam.protocol.first_free import Search
+from arpipam.protocol.first_free import FirstFree
+from arpipam.protocol.outcome import NO_WITNESS, Outcome, Verdict
 from arpipam.protocol.pool import Pool
-from arpipam.protocol.probing import NO_WITNESS, Outcome, Verdict
 from arpipam.protocol.scan import Scan
-from arpipam.protocol.search import Company
+from arpipam.protocol.search import LinkMemory
 from arpipam.protocol.timing import RATE
-from arpipam.protocol.verdicts import Check
-from arpipam.protocol.witnesses import Evidence
+from arpipam.protocol.verdicts import Verdicts
+from arpipam.protocol.witnesses import SearchWitnesses
 from arpipam.results import Found, Probed, Station
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Allocator:
     def __enter__(self) -> Self:
         self._link = Link(self.interface, progress=self._progress)
         try:
-            self._company: Company | None = None
+            self._link_memory: LinkMemory | None = None
             self._apply()
             self._driver = Driver(self._link, self._rate)
         except BaseException:
@@ -126,8 +126,8 @@ class Allocator:
     def _apply(self) -> None:
         """See what the options come to on the link as it is now."""
         self.pool, self._terms = self.options.on(self._link)
-        if self._company is None or self._company.longest_trial < self._terms.longest_trial:
-            self._company = Company(self._terms)
+        if self._link_memory is None or self._link_memory.longest_probing < self._terms.longest_probing:
+            self._link_memory = LinkMemory(self._terms)
 
     @property
     def own_address(self) -> int:
@@ -274,14 +274,14 @@ class Allocator:
 
     def adopt(self, lease: Lease) -> Claim:
         """Defend a lease of this link whose process has ended, from this moment on."""
-        evidence = Evidence(self._terms.timing, bound=self._terms.miss_probability)
+        witnesses = SearchWitnesses(self._terms.timing, bound=self._terms.miss_probability)
         mac = arp.mac_bytes(lease.mac)
         found = Found(lease.address, lease.prefix, lease.mac, 0.0, 0, 0, None)
 
         def adopt() -> Claim:
             now = self._link.now()
             local = self._terms.local_macs
-            acd = Acd(int(lease.address), mac, evidence, rng=self._rng, now=now, local_macs=local)
+            acd = Acd(int(lease.address), mac, witnesses, rng=self._rng, now=now, local_macs=local)
             return self._hold(acd, acd.adopt, lease, found)
 
         return self._driver.call(adopt).result()
@@ -326,27 +326,34 @@ class Allocator:
         mac: str | None,
         reserve: Callable[[int], bool],
         unreserve: Callable[[int], None] = lambda _: None,
-    ) -> Search:
+    ) -> FirstFree:
         prefer = []
         if self.options.order == "sticky" and (last := self.leases.last_address(self.interface, owner)) is not None:
             prefer = [int(last)]
-        return Search(
+        return FirstFree(
             self.pool.candidates(owner, rng=self._rng, prefer=prefer, avoid=frozenset(numbers(self.options.avoid))),
             self._mac(mac),
             self._terms,
             rng=self._rng,
             now=self._link.now(),
-            others=self._others(),
+            possible_witnesses=self._possible_witnesses(),
             reserve=reserve,
             unreserve=unreserve,
-            company=self._company,
+            memory=self._link_memory,
         )
 
-    def _check(self, addresses: list[int], mac: str | None) -> Check:
+    def _check(self, addresses: list[int], mac: str | None) -> Verdicts:
         now = self._link.now()
-        return Check(addresses, self._mac(mac), self._terms, rng=self._rng, now=now, others=self._others())
+        return Verdicts(
+            addresses,
+            self._mac(mac),
+            self._terms,
+            rng=self._rng,
+            now=now,
+            possible_witnesses=self._possible_witnesses(),
+        )
 
-    def _others(self) -> Iterator[int]:
+    def _possible_witnesses(self) -> Iterator[int]:
         """Where witnesses may be found: anywhere in the subnet, whatever may be given out."""
         return Pool(self.pool.subnet, order="random").candidates(rng=self._rng)
 
@@ -367,13 +374,13 @@ class Allocator:
             return {}
         return {int(lease.address): lease for lease in self.leases.leases(self.interface)}
 
-    def _result(self, search: Search) -> FreeAddress:
+    def _result(self, search: FirstFree) -> FreeAddress:
         if search.found is None:
             error = search.error or UnknownError("the search ended without a result")
             raise type(error)(f"{self.interface}, {self.pool.subnet}: {error}")
         return search.found
 
-    def _found(self, search: Search) -> Found:
+    def _found(self, search: FirstFree) -> Found:
         found = self._result(search)
         return Found(
             IPv4Address(found.acd.address),

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, TypedDict
 
 from arpipam.errors import InputError
-from arpipam.protocol.parameters import Terms
+from arpipam.protocol.parameters import Parameters
 from arpipam.protocol.pool import Order, Pool, parse_subnet
 from arpipam.protocol.timing import ADAPTIVE, BUDGET, MISS_PROBABILITY, Timing, profile
 
@@ -119,7 +119,7 @@ class SearchOptions:
         """The subnet, read."""
         return parse_subnet(self.subnet) if isinstance(self.subnet, str) else self.subnet
 
-    def on(self, link: Link) -> tuple[Pool, Terms]:
+    def on(self, link: Link) -> tuple[Pool, Parameters]:
         """The pool and the terms on this link as it is now; raises InputError for what cannot be there."""
         given = self.read_subnet
         own = _own_prefix(link.prefixes, given)
@@ -142,7 +142,7 @@ class SearchOptions:
         neighbours = [
             n for n in known if n not in link.local_addresses and n not in witnesses and IPv4Address(n) in wire
         ]
-        terms = Terms(
+        terms = Parameters(
             own_mac=link.mac,
             own_address=int(own.ip) if own is not None else 0,
             timing=self.read_timing,

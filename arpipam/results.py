@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from arpipam.protocol import arp
 
 if TYPE_CHECKING:
-    from arpipam.protocol.probing import Outcome, Verdict
+    from arpipam.protocol.outcome import Outcome, Verdict
     from arpipam.protocol.survey import Answer
 
 

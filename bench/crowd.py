@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arpipam.lab.simulation import Claimer, Concern, Faults, Station, VirtualLink
+from arpipam.lab.simulation import Claimer, Concern, Faults, SimulatedStation, VirtualLink
 from arpipam.protocol import arp
-from arpipam.protocol.parameters import Terms
-from arpipam.protocol.search import Company
+from arpipam.protocol.parameters import Parameters
+from arpipam.protocol.search import LinkMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ class Crowd:
         self.plan = plan
         self.rng = random.Random(seed)
         self.link = VirtualLink(seed, Faults(loss=plan.loss, delay=plan.delay, jitter=plan.delay))
-        self.link.attach(Station(self.link, _mac(1), [WITNESS]))
+        self.link.attach(SimulatedStation(self.link, _mac(1), [WITNESS]))
         self.size = max(8, round(plan.hosts * plan.claims * plan.room))
         self.claimers: list[Claimer] = []
         self.open = 0
@@ -91,10 +91,10 @@ class _Host:
         self.crowd = crowd
         self.number = number
         self.far = bool(crowd.plan.cut) and number % 2 == 1
-        self.terms = Terms(
+        self.parameters = Parameters(
             own_mac=_mac(0x100 + number), own_address=_HOSTS_AT + number, witnesses=(WITNESS,), canary=NET
         )
-        self.company = Company(self.terms)
+        self.memory = LinkMemory(self.parameters)
         self.taken: set[int] = set()
         plan = crowd.plan
         for n in range(plan.claims):
@@ -107,10 +107,10 @@ class _Host:
         claimer = _Ended(
             crowd.link,
             _mac(0x1000000 + self.number * crowd.plan.claims + n),
-            self.terms,
+            self.parameters,
             self.candidates,
             seed=crowd.rng,
-            company=self.company,
+            memory=self.memory,
             reserve=self.reserve,
             unreserve=self.taken.discard,
         )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from arpipam.protocol.acd import Acd, Input
-from arpipam.protocol.probing import Trial
-from arpipam.protocol.search import Seeker
-from arpipam.protocol.witnesses import Evidence
+from arpipam.protocol.probing import Probing
+from arpipam.protocol.search import Search
+from arpipam.protocol.witnesses import SearchWitnesses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @contextmanager
 def one_probe() -> Iterator[None]:
     """A single probe is enough, whatever the witnesses say."""
-    with patch.object(Evidence, "enough", lambda _, probes, __: probes >= 1):
+    with patch.object(SearchWitnesses, "enough", lambda _, probes, __: probes >= 1):
         yield
 
 
@@ -29,10 +29,10 @@ def one_probe() -> Iterator[None]:
 def no_witness() -> Iterator[None]:
     """Silence counts as if nobody else were on the link."""
     with (
-        patch.object(Evidence, "alone", property(lambda _: True)),
-        patch.object(Evidence, "silent", lambda _: []),
-        patch.object(Trial, "doubt", lambda _: ""),
-        patch.object(Seeker, "_unwitnessed", lambda _: False),
+        patch.object(SearchWitnesses, "alone", property(lambda _: True)),
+        patch.object(SearchWitnesses, "silent", lambda _: []),
+        patch.object(Probing, "doubt", lambda _: ""),
+        patch.object(Search, "_unwitnessed", lambda _: False),
     ):
         yield
 

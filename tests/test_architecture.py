@@ -61,7 +61,6 @@ KNOWN: set[tuple[str, str]] = {
 KNOWN_LONG = {
     "tests/agent/test_memory.py",
     "tests/lab/library/test_hostile.py",
-    "tests/protocol/test_acd_claims.py",
 }
 """Files that are still too long."""
 

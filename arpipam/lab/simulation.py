@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from arpipam.protocol import arp
 from arpipam.protocol.acd import AcdState
-from arpipam.protocol.first_free import Search
+from arpipam.protocol.first_free import FirstFree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from arpipam.protocol.acd import Acd
     from arpipam.protocol.arp import ArpPacket
     from arpipam.protocol.outbox import Outbox
-    from arpipam.protocol.parameters import Terms
-    from arpipam.protocol.probing import Trial
-    from arpipam.protocol.search import Company
+    from arpipam.protocol.parameters import Parameters
+    from arpipam.protocol.probing import Probing
+    from arpipam.protocol.search import LinkMemory
     from arpipam.protocol.survey import Survey
 
 
@@ -218,7 +218,7 @@ def _note(by: dict[Key, dict[int, None]], index: int, before: frozenset[Key], af
         by.setdefault(key, {})[index] = None
 
 
-class Station:
+class SimulatedStation:
     """A machine that answers for its addresses as a kernel does."""
 
     def __init__(self, link: VirtualLink, mac: bytes, addresses: Iterable[int]) -> None:
@@ -240,19 +240,19 @@ class Station:
 class Claimer:
     """A host that looks for one address, claims it, and defends it from then on.
 
-    Those of one `company` are one host: its searches share what they may, and so have the same `terms`; `reserve` keeps
-    their choices apart, see Search.
+    Those of one `memory` are one host: its searches share what they may, and so have the same `parameters`; `reserve`
+    keeps their choices apart, see FirstFree.
     """
 
     def __init__(
         self,
         link: VirtualLink,
         mac: bytes,
-        terms: Terms,
+        parameters: Parameters,
         candidates: Callable[[], Iterable[int]],
         *,
         seed: int | random.Random,
-        company: Company | None = None,
+        memory: LinkMemory | None = None,
         reserve: Callable[[int], bool] = lambda _: True,
         unreserve: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -263,14 +263,14 @@ class Claimer:
         self.error: ArpipamError | None = None
         self.claimed_at: float | None = None
         self._link = link
-        self._terms = terms
+        self._parameters = parameters
         self._candidates = candidates
-        self._company = company
+        self._memory = memory
         self._rng = seed if isinstance(seed, random.Random) else random.Random(seed)
         self._reserve, self._unreserve = reserve, unreserve
-        self._search: Search | None = None
+        self._search: FirstFree | None = None
         self._surveyed = -1
-        self._trial: Trial | None = None
+        self._probing: Probing | None = None
 
     @property
     def address(self) -> int | None:
@@ -295,7 +295,7 @@ class Claimer:
         if search is None or search.done or not (search.interest and search.interest.wants(packet)):
             return False
         search.receive(packet, now)
-        return search.trial is None or search.trial.done
+        return search.probing is None or search.probing.done
 
     def run(self, now: float) -> float | None:
         """Do what is due."""
@@ -310,21 +310,20 @@ class Claimer:
             return self.acd.deadline
         return None if search is None else search.deadline
 
-    def _begin(self, now: float) -> Search:
-        candidates, others = iter(self._candidates()), self._candidates()
-        return Search(
-            candidates,
+    def _begin(self, now: float) -> FirstFree:
+        return FirstFree(
+            iter(self._candidates()),
             self.mac,
-            self._terms,
+            self._parameters,
             rng=self._rng,
             now=now,
-            others=others,
+            possible_witnesses=self._candidates(),
             reserve=self._reserve,
             unreserve=self._unreserve,
-            company=self._company,
+            memory=self._memory,
         )
 
-    def _seek(self, search: Search, now: float) -> None:
+    def _seek(self, search: FirstFree, now: float) -> None:
         self._flush(search.outboxes(), now)
         search.advance(now)
         self._flush(search.outboxes(), now)
@@ -341,21 +340,21 @@ class Claimer:
         assert self.ended  # noqa: S101 - the caller's fault
         self._search = None
 
-    def _look(self, search: Search) -> None:
-        """What it has a use for: of an address it holds all, while it searches what `Search.interest` says."""
+    def _look(self, search: FirstFree) -> None:
+        """What it has a use for: of an address it holds all, while it searches what `FirstFree.interest` says."""
         if self.acd is not None:
             self.concern = Concern(frozenset((self.acd.address,)))
             return
         if self.error is not None:
             self.concern = Concern()
             return
-        trial, survey = search.trial, search.survey
+        probing, survey = search.probing, search.survey
         surveyed = len(survey.silent) + len(survey.answers)
-        if surveyed != self._surveyed or trial is not self._trial:
-            self._surveyed, self._trial = surveyed, trial
-            tried = frozenset(() if trial is None else trial.acds)
-            macs = frozenset((self.mac, self._terms.own_mac))
-            canary = frozenset(() if self._terms.canary is None else (self._terms.canary,))
+        if surveyed != self._surveyed or probing is not self._probing:
+            self._surveyed, self._probing = surveyed, probing
+            tried = frozenset(() if probing is None else probing.acds)
+            macs = frozenset((self.mac, self._parameters.own_mac))
+            canary = frozenset(() if self._parameters.canary is None else (self._parameters.canary,))
             self.concern = Concern(tried, macs, canary, frozenset((*survey.silent, *survey.answers)))
 
     def _flush(self, outboxes: Iterable[Outbox | Survey], now: float) -> None:

@@ -6,7 +6,7 @@ One `Acd` stands for one address under one MAC. It passes through three groups o
 
 1. Probing (WAITING, PROBING, SETTLING). It sends probes and listens. A frame from the address ends in IN_USE, another
    station's probe for it in CONTENDED; silence to the end leads to FREE. The pace and the number of the probes come
-   from the witnesses of the search (`Evidence`), since they follow from the link.
+   from the witnesses of the search (`SearchWitnesses`), since they follow from the link.
 2. FREE. The address is not reserved. The caller claims it at once, or lets it go.
 3. Held (ANNOUNCING, DEFENDING, GUARDING). From `claim` on we answer for the address; after `hand_over` its owner does,
    and we only watch. A frame of another station from the address is a conflict. `decide` (policy.py) says what follows:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from arpipam.protocol.arp import ArpPacket
     from arpipam.protocol.events import Event
-    from arpipam.protocol.witnesses import Evidence
+    from arpipam.protocol.witnesses import SearchWitnesses
 
 
 class AcdState(StrEnum):
@@ -167,7 +167,7 @@ class Acd:
         self,
         address: int,
         mac: bytes,
-        evidence: Evidence,
+        witnesses: SearchWitnesses,
         *,
         rng: random.Random,
         now: float,
@@ -188,9 +188,9 @@ class Acd:
         self.epoch: float | None = None
         """The time of day when the link's clock was 0, seconds since 1970; None: not known, and not compared."""
         self.policy = policy
-        self.deadline: float | None = now + rng.uniform(0, evidence.timing.probe_wait)
-        self._evidence = evidence
-        self._timing = evidence.timing
+        self.deadline: float | None = now + rng.uniform(0, witnesses.timing.probe_wait)
+        self._witnesses = witnesses
+        self._timing = witnesses.timing
         self._rng = rng
         self._local_macs = local_macs
         self._former: set[bytes] = set()
@@ -228,14 +228,14 @@ class Acd:
         if self.state is AcdState.ANNOUNCING:
             self._step(Input.ANNOUNCE_DUE)
             self._announce()
-        elif self.state is AcdState.SETTLING and self._evidence.enough(self.probes, now):
+        elif self.state is AcdState.SETTLING and self._witnesses.enough(self.probes, now):
             self._step(Input.QUIET)
             self.deadline = None
             self._emit(Ready())
-        elif self.state is AcdState.PROBING and self._evidence.enough(self.probes, now):
+        elif self.state is AcdState.PROBING and self._witnesses.enough(self.probes, now):
             self._step(Input.PROBES_DONE)
             assert self._last_probe is not None  # noqa: S101 - PROBING is left only after a probe was sent
-            self.deadline = self._last_probe + self._evidence.settle()
+            self.deadline = self._last_probe + self._witnesses.settle()
         else:
             self._step(Input.PROBE_DUE)
             self.deadline = None
@@ -344,7 +344,7 @@ class Acd:
         self._last_probe = now
         timing = self._timing
         if timing.probe_num is None:
-            self.deadline = now + self._evidence.gap()
+            self.deadline = now + self._witnesses.gap()
         elif self.probes < timing.probe_num:
             self.deadline = now + self._rng.uniform(timing.probe_min, timing.probe_max)
         else:

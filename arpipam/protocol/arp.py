@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 import struct
 from enum import StrEnum
+from ipaddress import IPv4Address
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from scapy.layers.l2 import ARP, Ether
@@ -20,6 +22,7 @@ from arpipam.errors import InputError
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterable, Mapping
 
 REQUEST = 1
 REPLY = 2
@@ -138,6 +141,12 @@ def reply(mac: bytes, asked: ArpPacket) -> bytes:
 def mac_text(mac: bytes) -> str:
     """Six bytes as aa:bb:cc:dd:ee:ff."""
     return mac.hex(":")
+
+
+def address_texts(addresses: Iterable[int], names: Mapping[int, str] = MappingProxyType({})) -> str:
+    """Addresses for a person, with names for those that have one."""
+    texts = ((str(IPv4Address(address)), names.get(address)) for address in addresses)
+    return ", ".join(f"{name} ({text})" if name else text for text, name in texts)
 
 
 def mac_bytes(text: str) -> bytes:

@@ -1,7 +1,7 @@
 """Finds the first free address of a pool: surveys a window of candidates, then probes the one chosen.
 
 The survey finds who is there in one round trip however full the network is; only one address at a time is probed with
-sender 0.0.0.0, since everybody who probes a whole window contends with everybody else for every address of it. On
+sender 0.0.0.0, since hosts that probe a whole window contend with each other for every address of it. On
 contention both let go (RFC 5227, 2.1.1), and this search goes on with a random other silent candidate.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from arpipam.errors import PoolExhaustedError, UnknownError
-from arpipam.protocol.probing import Trial, Verdict
-from arpipam.protocol.search import SMALL_WINDOW, Seeker
+from arpipam.protocol.outcome import Verdict
+from arpipam.protocol.search import SMALL_WINDOW, Search
 from arpipam.protocol.survey import Answer
 
 if TYPE_CHECKING:
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from arpipam.protocol.acd import Acd
     from arpipam.protocol.arp import ArpPacket
-    from arpipam.protocol.parameters import Terms
-    from arpipam.protocol.probing import Outcome
-    from arpipam.protocol.search import Company
+    from arpipam.protocol.outcome import Outcome
+    from arpipam.protocol.parameters import Parameters
+    from arpipam.protocol.probing import Probing
+    from arpipam.protocol.search import LinkMemory
 
 WINDOW = 32
 """Candidates of the first survey; each further one is twice as large, ..."""
@@ -31,7 +32,6 @@ LARGEST_WINDOW = 1024
 _RIVAL_MEMORY = 0.15
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
-_PATIENCE = 10
 
 
 class FreeAddress(NamedTuple):
@@ -44,7 +44,7 @@ class FreeAddress(NamedTuple):
     in_use: int
 
 
-class Search(Seeker):
+class FirstFree(Search):
     """Looks for the first free one of `candidates`.
 
     `reserve(address)` is asked before an address is probed, and says whether it may be (another process of this host
@@ -55,16 +55,16 @@ class Search(Seeker):
         self,
         candidates: Iterator[int],
         mac: bytes,
-        terms: Terms,
+        parameters: Parameters,
         *,
         rng: random.Random,
         now: float,
-        others: Iterable[int] = (),
+        possible_witnesses: Iterable[int] = (),
         reserve: Callable[[int], bool] = lambda _: True,
         unreserve: Callable[[int], None] = lambda _: None,
-        company: Company | None = None,
+        memory: LinkMemory | None = None,
     ) -> None:
-        super().__init__(mac, terms, rng=rng, now=now, others=others, company=company)
+        super().__init__(mac, parameters, rng=rng, now=now, possible_witnesses=possible_witnesses, memory=memory)
         self.found: FreeAddress | None = None
         self.contentions = 0
         self._candidates = candidates
@@ -74,16 +74,18 @@ class Search(Seeker):
         self._local = 0
         self._reserved: set[int] = set()
         self._rivals: dict[int, float] = {}
-        self._window = WINDOW if terms.own_address else SMALL_WINDOW
+        self._window = WINDOW if parameters.own_address else SMALL_WINDOW
         self._contended: list[int] = []
         self._conflicts = 0
         self._free: Outcome | None = None
         """The verdict that is being confirmed."""
         self._last_try = now
         self._pause = _FIRST_PAUSE
-        timing = terms.timing
-        confirmation = terms.confirm.longest if terms.confirm else 0.0
-        self._give_up = now + _PATIENCE * (terms.budget + timing.probe_wait + timing.announce_wait) + confirmation
+        timing = parameters.timing
+        confirmation = parameters.confirm.longest if parameters.confirm else 0.0
+        # Time for every conflict up to the rate limit, for that pause, and for one candidate after it.
+        one = parameters.longest_probing + timing.announce_wait
+        self._give_up = now + (timing.max_conflicts + 1) * one + timing.rate_limit_interval + confirmation
         self._extend(now)
 
     def receive(self, packet: ArpPacket, now: float) -> None:
@@ -93,7 +95,7 @@ class Search(Seeker):
             packet.target_ip in self._offered
             and packet.is_probe
             and packet.sender_mac != self.mac
-            and packet.sender_mac not in self.terms.local_macs
+            and packet.sender_mac not in self.parameters.local_macs
         ):
             self._rivals[packet.target_ip] = now
 
@@ -101,20 +103,20 @@ class Search(Seeker):
         """Survey the next window; whether there was one."""
         window: list[int] = []
         for address in self._candidates:
-            if address in self.terms.local_addresses:
+            if address in self.parameters.local_addresses:
                 self._local += 1
                 continue
             window.append(address)
             if len(window) == self._window:
                 break
-        self._window = min(2 * self._window, LARGEST_WINDOW) if self.terms.own_address else SMALL_WINDOW
+        self._window = min(2 * self._window, LARGEST_WINDOW) if self.parameters.own_address else SMALL_WINDOW
         self._offered.update(dict.fromkeys(window))
         self._survey(window, now)
         self._bound()
         return bool(window)
 
     def _bound(self) -> None:
-        """Others' probes are of interest from the first to the last of the addresses that may still be chosen."""
+        """Foreign probes are of interest from the first to the last of the addresses that may still be chosen."""
         silent = [address for address in self.survey.silent if address in self._offered]
         self._span = (min(silent), max(silent)) if silent else None
 
@@ -122,7 +124,7 @@ class Search(Seeker):
         self._bound()
         if self.canary.mac is not None:
             self._fail(UnknownError(self.canary.doubt()))
-        elif now >= self._give_up:
+        elif now >= self._give_up or self._try_at(now) >= self._give_up:  # it never waits only to fail
             self._fail(
                 PoolExhaustedError(f"others claim faster than we can: gave up after {self.contentions} contentions")
             )
@@ -130,17 +132,20 @@ class Search(Seeker):
             pass
         elif self._unwitnessed() and self._offered:
             self._no_witness()
-        elif self._conflicts >= self.terms.timing.max_conflicts and now < self._next_try():
-            self._pause_until = self._next_try()
+        elif (at := self._try_at(now)) > now:
+            self._pause_until = at
         elif (address := self._pick(now)) is not None:
             self._last_try = now
             self._try([address], now)
         elif not self._extend(now):
             self._end_of_pool(now)
 
-    def _next_try(self) -> float:
-        """RFC 5227, 2.1.1: after MAX_CONFLICTS at most one new candidate in RATE_LIMIT_INTERVAL, for this MAC."""
-        return self._last_try + self.terms.timing.rate_limit_interval
+    def _try_at(self, now: float) -> float:
+        """When the next candidate may be tried: after MAX_CONFLICTS one in RATE_LIMIT_INTERVAL (RFC 5227, 2.1.1)."""
+        timing = self.parameters.timing
+        if self._conflicts < timing.max_conflicts:
+            return now
+        return max(now, self._last_try + timing.rate_limit_interval)
 
     def _pick(self, now: float) -> int | None:
         """The next candidate, reserved; None when no silent one is left."""
@@ -148,7 +153,7 @@ class Search(Seeker):
             del self._rivals[address]
         silent = [
             address
-            for address in self._offered  # in the pool's order; the survey asks whom it may find first
+            for address in self._offered  # in the order of the pool, which the survey need not keep
             if self.survey.silent.get(address) and address not in self._rivals and address not in self._reserved
         ]
         if self.contentions:
@@ -159,17 +164,17 @@ class Search(Seeker):
             self._reserved.add(address)
         return None
 
-    def _tried(self, trial: Trial, now: float) -> None:
-        [(address, outcome)] = trial.outcomes.items()
-        if outcome.verdict is Verdict.FREE and self.terms.confirm is not None and self._free is None:
+    def _probed(self, probing: Probing, now: float) -> None:
+        [(address, outcome)] = probing.outcomes.items()
+        if outcome.verdict is Verdict.FREE and self.parameters.confirm is not None and self._free is None:
             self._free = outcome
-            self._try([address], now, timing=self.terms.confirm)
+            self._try([address], now, timing=self.parameters.confirm)
             return
         sure, self._free = self._free or outcome, None
         if outcome.verdict is Verdict.FREE:
             in_use = self._in_use()
             probed = len(self._offered)
-            self.found = FreeAddress(trial.acds[address], sure.miss_probability, now - self.started, probed, in_use)
+            self.found = FreeAddress(probing.acds[address], sure.miss_probability, now - self.started, probed, in_use)
             self.done = True
             return
         self._unreserve(address)
@@ -178,7 +183,7 @@ class Search(Seeker):
             return
         self._conflicts += 1
         if outcome.verdict is Verdict.IN_USE:
-            # The survey missed it, so it may have missed others as well.
+            # The survey missed it, so it may have missed more.
             self.survey.note(address, Answer(outcome.mac or b"", None))
             self.survey.repeat(now)
             self._survey([], now)
@@ -186,13 +191,13 @@ class Search(Seeker):
             self.contentions += 1
             self._rivals[address] = now
             # All who contended are about to choose again: apart in time, each hears what the earlier ones chose.
-            self._pause_until = now + self._rng.uniform(0, 2 * self.evidence.gap())
+            self._pause_until = now + self._rng.uniform(0, 2 * self.witnesses.gap())
 
     def _in_use(self) -> int:
         return sum(1 for address in self._offered if address in self.survey.answers) + self._local
 
     def _end_of_pool(self, now: float) -> None:
-        """All were surveyed. Whoever contended may have let go too: look again after a random, growing pause."""
+        """All were surveyed. Those that contended may have let go too: look again after a random, growing pause."""
         self._contended = [address for address in self._offered if address in self._rivals]
         if not self._contended:
             self._fail(PoolExhaustedError(self._exhausted()))

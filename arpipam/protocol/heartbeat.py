@@ -1,6 +1,6 @@
 """Whether the stations that must answer do so, asked for as long as a link is open.
 
-A protocol object without IO, driven like a search (see seeker.py), but it never ends. A station is asked once in a
+A protocol object without IO, driven like a search (see search.py), but it never ends. A station is asked once in a
 beat, at the MAC that it was heard under last (RFC 1122, 2.3.2.1, the unicast poll), by broadcast while it is silent;
 any ARP packet from it counts as life.
 """
@@ -28,7 +28,7 @@ _REMEMBERED = 60
 _SMOOTHING = 1 / 8
 
 
-class _Station:
+class _Peer:
     def __init__(self, now: float) -> None:
         self.mac: bytes | None = None
         self.heard = now
@@ -37,14 +37,14 @@ class _Station:
         self.answered: deque[bool] = deque(maxlen=_REMEMBERED)
 
 
-class Pulse:
+class Heartbeat:
     """The stations `witnesses`, asked from `mac` and `own_address` (0: by probes).
 
     `on_change(silent)` is called on the driver's thread with all that are silent, whenever that has changed.
     """
 
     interest = None
-    """Everything: whatever a station sends shows that it is there."""
+    """Everything: any frame of a station shows that it is there."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Pulse:
         """Smoothed, seconds."""
         self.silent: tuple[int, ...] = ()
         self.deadline: float | None = now
-        self._stations = {address: _Station(now) for address in witnesses}
+        self._peers = {address: _Peer(now) for address in witnesses}
         self._mac = mac
         self._own_address = own_address
         self._on_change = on_change
@@ -68,11 +68,11 @@ class Pulse:
 
     def heard_since(self, at: float) -> bool:
         """Whether all stations have been heard after that time, seconds on the link's clock; from any thread."""
-        return all(station.heard > at for station in self._stations.values())
+        return all(peer.heard > at for peer in self._peers.values())
 
     def loss(self) -> float | None:
         """The share of the questions of the last minute that stayed unanswered; None before the first."""
-        told = [answered for station in self._stations.values() for answered in station.answered]
+        told = [answered for peer in self._peers.values() for answered in peer.answered]
         return told.count(False) / len(told) if told else None
 
     def outboxes(self) -> Iterator[Outbox]:
@@ -81,16 +81,16 @@ class Pulse:
 
     def receive(self, packet: ArpPacket, now: float) -> None:
         """Take in a packet from the link."""
-        station = self._stations.get(packet.sender_ip)
-        if station is None:
+        peer = self._peers.get(packet.sender_ip)
+        if peer is None:
             return
-        if packet.operation == arp.REPLY and packet.target_mac == self._mac and station.asked is not None:
-            sample, station.asked = now - station.asked, None
+        if packet.operation == arp.REPLY and packet.target_mac == self._mac and peer.asked is not None:
+            sample, peer.asked = now - peer.asked, None
             self.round_trip = (
                 sample if self.round_trip is None else self.round_trip * (1 - _SMOOTHING) + sample * (_SMOOTHING)
             )
-            station.answered.append(True)
-        station.mac, station.heard, station.missed = packet.sender_mac, now, 0
+            peer.answered.append(True)
+        peer.mac, peer.heard, peer.missed = packet.sender_mac, now, 0
         if packet.sender_ip in self.silent:
             self._look()
 
@@ -98,32 +98,32 @@ class Pulse:
         """Frames were dropped: the next beats will tell."""
 
     def advance(self, now: float) -> None:
-        """Ask everybody, if a beat is over."""
+        """Ask every peer, if a beat is over."""
         if self.deadline is None or now < self.deadline:
             return
         self.deadline = now + BEAT
         self._outbox.clear()
-        for station in self._stations.values():
-            if station.asked is not None:
-                station.answered.append(False)
-                station.missed += station.heard < station.asked  # time alone says nothing: we may have been asleep
-            station.asked = None
+        for peer in self._peers.values():
+            if peer.asked is not None:
+                peer.answered.append(False)
+                peer.missed += peer.heard < peer.asked  # time alone says nothing: we may have been asleep
+            peer.asked = None
         self._look()
-        for address, station in self._stations.items():
-            self._outbox.put(self._question(address, station), partial(self._asked, station))
+        for address, peer in self._peers.items():
+            self._outbox.put(self._question(address, peer), partial(self._asked, peer))
 
-    def _question(self, address: int, station: _Station) -> bytes:
+    def _question(self, address: int, peer: _Peer) -> bytes:
         if not self._own_address:
             return arp.probe(self._mac, address)
-        at = station.mac if station.mac is not None and address not in self.silent else arp.BROADCAST
+        at = peer.mac if peer.mac is not None and address not in self.silent else arp.BROADCAST
         return arp.encode(arp.ArpPacket(arp.REQUEST, self._mac, self._own_address, arp.NO_MAC, address, self._mac, at))
 
     @staticmethod
-    def _asked(station: _Station, now: float) -> None:
-        station.asked = now
+    def _asked(peer: _Peer, now: float) -> None:
+        peer.asked = now
 
     def _look(self) -> None:
-        silent = tuple(address for address, station in self._stations.items() if station.missed >= PATIENCE)
+        silent = tuple(address for address, peer in self._peers.items() if peer.missed >= PATIENCE)
         if silent != self.silent:
             self.silent = silent
             self._on_change(silent)

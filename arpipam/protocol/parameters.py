@@ -1,4 +1,4 @@
-"""What a search is told of its link, and the terms that its verdicts have to meet."""
+"""What a search is told of its link, and what its verdicts have to meet."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """Facts about the link and this host, and the demands of the caller. Addresses are integers, times seconds."""
+class Parameters:
+    """Facts about the link and this host, and what the caller demands. Addresses are integers, times seconds."""
 
     own_mac: bytes
     """The interface's MAC, and ..."""
@@ -33,7 +33,7 @@ class Terms:
     names: Mapping[int, str] = field(default_factory=dict)
     """What the witnesses are called, where they have names."""
     neighbours: tuple[int, ...] = ()
-    """Stations that are probably there; whoever of them answers is a witness."""
+    """Stations that are probably there; each of them that answers is a witness."""
     canary: int | None = None
     """An address of this link that no station can have."""
     local_addresses: frozenset[int] = frozenset()
@@ -41,6 +41,6 @@ class Terms:
     local_macs: frozenset[bytes] = frozenset()
 
     @property
-    def longest_trial(self) -> float:
+    def longest_probing(self) -> float:
         """Seconds for the probing of one address: what a fixed timing takes, and the budget on top of it."""
         return self.budget + self.timing.longest

@@ -1,4 +1,4 @@
-"""Who is on the link: a survey of a whole subnet, round after round, until one finds nobody new.
+"""Who is on the link: a survey of a whole subnet, round after round, until one finds no new station.
 
 The rounds follow each other at the pace of the timing's probes, and only after the second is there a wait, as long as
 that of a search after its last probe: twice the slowest round trip that was seen, within the timing's bounds.
@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from arpipam.protocol import arp
+from arpipam.protocol.canary import Canary
 from arpipam.protocol.outbox import Outbox
-from arpipam.protocol.probing import Canary, dotted
 from arpipam.protocol.survey import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from arpipam.protocol.arp import ArpPacket
-    from arpipam.protocol.parameters import Terms
+    from arpipam.protocol.parameters import Parameters
     from arpipam.protocol.survey import Answer
 
 LEAST_ROUNDS = 2
@@ -30,26 +30,25 @@ class Scan:
     def __init__(
         self,
         addresses: Iterable[int],
-        terms: Terms,
+        parameters: Parameters,
         *,
         now: float,
         on_station: Callable[[int, Answer], None] | None = None,
     ) -> None:
         self.done = False
-        self.error: None = None
-        self.survey = Survey(terms.own_mac, terms.own_address, rounds=MOST_ROUNDS, on_answer=self._heard)
+        self.survey = Survey(parameters.own_mac, parameters.own_address, rounds=MOST_ROUNDS, on_answer=self._heard)
         self.rounds = 1
         self.dropped = 0
-        self._canary = Canary(terms.canary)
-        self._witnesses, self._names = terms.witnesses, terms.names
+        self._canary = Canary(parameters.canary)
+        self._witnesses, self._names = parameters.witnesses, parameters.names
         self._outbox = Outbox()
-        if terms.canary is not None and terms.own_address:
-            self._outbox.put(arp.request(terms.own_mac, terms.own_address, terms.canary))
+        if parameters.canary is not None and parameters.own_address:
+            self._outbox.put(arp.request(parameters.own_mac, parameters.own_address, parameters.canary))
         self._known = 0
-        self._timing = terms.timing
+        self._timing = parameters.timing
         self._slowest = 0.0
         self._told = on_station
-        self.survey.add((address for address in addresses if address not in terms.local_addresses), now)
+        self.survey.add((address for address in addresses if address not in parameters.local_addresses), now)
 
     @property
     def deadline(self) -> float | None:
@@ -63,7 +62,7 @@ class Scan:
 
     @property
     def interest(self) -> None:
-        """Everything: whoever sends is a station."""
+        """Everything: each sender is a station."""
 
     def outboxes(self) -> Iterator[Outbox | Survey]:
         """The frames that wait to leave."""
@@ -84,7 +83,7 @@ class Scan:
     def doubt(self) -> str:
         """Why the list of stations means nothing; empty where it does."""
         if silent := [witness for witness in self._witnesses if witness in self.survey.silent]:
-            who = dotted(silent, self._names)
+            who = arp.address_texts(silent, self._names)
             return f"no answer from witness {who}: what is behind it is missing here; bring it back"
         return self._canary.doubt()
 

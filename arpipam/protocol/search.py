@@ -1,8 +1,8 @@
 """What every search does: a survey, the witnesses and the canary in it, then RFC 5227 probes for what is chosen.
 
 A protocol object without IO: it is given packets (`receive`) and the time (`advance`), has frames to send (`outboxes`),
-says when it wants to be called (`deadline`), and is `done` at the end. Whoever drives it hands over everything that
-arrived before `now` first, and then calls `advance(now)`.
+says when it wants to be called (`deadline`), and is `done` at the end. Its driver hands over everything that arrived
+before `now` first, and then calls `advance(now)`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING
 
 from arpipam.errors import ArpipamError, UnknownError
 from arpipam.protocol import arp
-from arpipam.protocol.control import Control
+from arpipam.protocol.canary import Canary
 from arpipam.protocol.interest import Interest
 from arpipam.protocol.outbox import Outbox
-from arpipam.protocol.probing import NO_WITNESS, Canary, Trial
-from arpipam.protocol.survey import Answer, Recent, Survey
-from arpipam.protocol.witnesses import Evidence
+from arpipam.protocol.outcome import NO_WITNESS
+from arpipam.protocol.probing import Probing
+from arpipam.protocol.survey import Answer, RecentRequests, Survey
+from arpipam.protocol.witnesses import LinkWitnesses, SearchWitnesses
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterable, Iterator
 
     from arpipam.protocol.arp import ArpPacket
-    from arpipam.protocol.parameters import Terms
+    from arpipam.protocol.parameters import Parameters
     from arpipam.protocol.timing import Timing
 
 WITNESS_HUNT = 1024
@@ -39,65 +40,66 @@ SURVEY_ROUNDS = 2
 _LONGEST_LISTENING = 0.1
 
 
-class Company:
-    """What the searches on one link share while they run: the control experiment, and what their surveys asked."""
+class LinkMemory:
+    """What the searches on one link share while they run: the probes to the witnesses, and what their surveys asked."""
 
-    def __init__(self, terms: Terms) -> None:
-        self.longest_trial = terms.longest_trial
-        self.control = Control(terms.longest_trial)
-        self.recent = Recent()
+    def __init__(self, parameters: Parameters) -> None:
+        self.longest_probing = parameters.longest_probing
+        self.witnesses = LinkWitnesses(self.longest_probing)
+        self.requests = RecentRequests()
 
 
-class Seeker:
-    """The common part of `Search` and `Check`: surveys, then a `Trial` as `_choose` decides.
+class Search:
+    """The common part of `FirstFree` and `Verdicts`: surveys, then a `Probing` as `_choose` decides.
 
-    Where no witness is named, stations of the link are looked for first, among `others` (addresses of the same subnet).
+    Where no witness is named, a station of the link that answers is looked for first, among `possible_witnesses`
+    (addresses of the same subnet).
     """
 
     def __init__(
         self,
         mac: bytes,
-        terms: Terms,
+        parameters: Parameters,
         *,
         rng: random.Random,
         now: float,
-        others: Iterable[int] = (),
-        company: Company | None = None,
+        possible_witnesses: Iterable[int] = (),
+        memory: LinkMemory | None = None,
     ) -> None:
         self.mac = mac
         """The MAC that will own the address: probes are sent from it."""
-        self.terms = terms
+        self.parameters = parameters
         self.done = False
         self.error: ArpipamError | None = None
         """Why there is no outcome, once `done`."""
         self.started = now
-        self.canary = Canary(terms.canary)
-        company = Company(terms) if company is None else company
-        self.evidence = Evidence(
-            terms.timing,
-            bound=terms.miss_probability,
-            required=terms.witnesses,
-            alone=terms.alone,
+        self.canary = Canary(parameters.canary)
+        memory = LinkMemory(parameters) if memory is None else memory
+        self.witnesses = SearchWitnesses(
+            parameters.timing,
+            bound=parameters.miss_probability,
+            required=parameters.witnesses,
+            alone=parameters.alone,
             mac=mac,
-            control=company.control,
+            link=memory.witnesses,
         )
-        self.trial: Trial | None = None
+        self.probing: Probing | None = None
         self._rng = rng
-        self._others = islice(others, WITNESS_HUNT)
-        # Where the interface has no address its requests are probes, which contend with others': ask once.
-        rounds = SURVEY_ROUNDS if terms.own_address else 1
-        company.control.join(now)
+        self._possible_witnesses = islice(possible_witnesses, WITNESS_HUNT)
+        # Where the interface has no address its requests are probes, which contend with those of other hosts: ask once.
+        rounds = SURVEY_ROUNDS if parameters.own_address else 1
+        memory.witnesses.join(now)
         self.survey = Survey(
-            terms.own_mac, terms.own_address, rounds=rounds, on_answer=self._answered, recent=company.recent
+            parameters.own_mac, parameters.own_address, rounds=rounds, on_answer=self._answered, recent=memory.requests
         )
         self._outbox = Outbox()
         self._span: tuple[int, int] | None = None
-        """From the first to the last of the addresses that may be chosen; in between may be others."""
+        """From the first to the last of the addresses that may be chosen; in between may be addresses that may not."""
         self._interest = Interest()
-        self._interest_of: tuple[Trial | None, tuple[int, int] | None] | None = None
+        self._interest_of: tuple[Probing | None, tuple[int, int] | None] | None = None
         self._pause_until: float | None = None
         self._listening_since = now
-        self.survey.add((n for n in terms.neighbours if n not in terms.witnesses), now)
+        self.survey.add((n for n in parameters.neighbours if n not in parameters.witnesses), now)
         self._ask_witnesses()
 
     @property
@@ -107,8 +109,8 @@ class Seeker:
             return None
         if self._pause_until is not None:
             return self._pause_until
-        if self.trial is not None:
-            return self.trial.deadline
+        if self.probing is not None:
+            return self.probing.deadline
         if self._outbox or self.survey:
             return None
         return max(self.survey.last_sent, self._listening_since) + self._listen()
@@ -116,18 +118,18 @@ class Seeker:
     @property
     def interest(self) -> Interest | None:
         """Which packets it has a use for."""
-        if self._interest_of != (self.trial, self._span):  # asked at every turn, and seldom another
-            tried = () if self.trial is None else self.trial.acds
-            ours = frozenset((self.mac, self.terms.own_mac))
+        if self._interest_of != (self.probing, self._span):  # asked at every turn, and seldom another
+            tried = () if self.probing is None else self.probing.acds
+            ours = frozenset((self.mac, self.parameters.own_mac))
             canary = frozenset(() if self.canary.address is None else (self.canary.address,))
             self._interest = Interest(frozenset(tried), ours, self._span, canary)
-            self._interest_of = self.trial, self._span
+            self._interest_of = self.probing, self._span
         return self._interest
 
     def outboxes(self) -> Iterator[Outbox | Survey]:
         """The frames that wait to leave, the urgent ones first."""
-        if self.trial is not None:
-            yield from self.trial.outboxes()
+        if self.probing is not None:
+            yield from self.probing.outboxes()
         yield self._outbox
         yield self.survey
 
@@ -138,15 +140,15 @@ class Seeker:
         if packet.sender_ip != arp.UNSPECIFIED:  # a probe shows no station; when many search, most packets are probes
             self.canary.receive(packet)
             self.survey.receive(packet, now)
-        if self.trial is not None:
-            self.trial.receive(packet, now)
+        if self.probing is not None:
+            self.probing.receive(packet, now)
         elif packet.operation == arp.REPLY and packet.target_mac == self.mac:
-            self.evidence.heard(packet.sender_ip, now)
+            self.witnesses.heard(packet.sender_ip, now)
 
     def overflow(self, dropped: int, now: float) -> None:
         """The kernel dropped that many frames: what seemed silent may not have been."""
-        if self.trial is not None:
-            self.trial.overflow(dropped, now)
+        if self.probing is not None:
+            self.probing.overflow(dropped, now)
 
     def advance(self, now: float) -> None:
         """Go on, if something is due by now."""
@@ -156,16 +158,16 @@ class Seeker:
         if self._pause_until is not None:
             self._pause_until = None
             self._resume(now)
-        elif self.trial is None:
+        elif self.probing is None:
             self._choose(now)
         else:
-            rounds = self.trial.rounds
-            self.trial.advance(now)
-            if self.trial.rounds > rounds:
+            rounds = self.probing.rounds
+            self.probing.advance(now)
+            if self.probing.rounds > rounds:
                 self.survey.ask_again(now)
-            if self.trial.done:
-                trial, self.trial = self.trial, None
-                self._tried(trial, now)
+            if self.probing.done:
+                probing, self.probing = self.probing, None
+                self._probed(probing, now)
 
     def _resume(self, now: float) -> None:
         """A pause is over."""
@@ -175,14 +177,14 @@ class Seeker:
         """The survey has been listened to: try something, or give up."""
         raise NotImplementedError
 
-    def _tried(self, trial: Trial, now: float) -> None:
-        """The trial has ended."""
+    def _probed(self, probing: Probing, now: float) -> None:
+        """A probing has ended: every address of it has an outcome."""
         raise NotImplementedError
 
     def _try(self, addresses: Iterable[int], now: float, *, timing: Timing | None = None) -> None:
-        evidence = self.evidence if timing is None else self.evidence.under(timing)
-        self.trial = Trial(addresses, self.mac, evidence, self.canary, self.terms, rng=self._rng, now=now)
-        self.trial.advance(now)
+        witnesses = self.witnesses if timing is None else self.witnesses.under(timing)
+        self.probing = Probing(addresses, self.mac, witnesses, self.canary, self.parameters, rng=self._rng, now=now)
+        self.probing.advance(now)
 
     def _survey(self, addresses: Iterable[int], now: float) -> None:
         """Ask for these too, and listen before the next choice."""
@@ -191,41 +193,41 @@ class Seeker:
         self._listening_since = now
 
     def _hunt(self, now: float) -> bool:
-        """Survey some more addresses in the hope for a witness; whether there were any."""
-        window = list(islice(self._others, HUNT_WINDOW if self.terms.own_address else SMALL_WINDOW))
-        self._survey((address for address in window if address not in self.terms.local_addresses), now)
+        """Survey some more addresses in the hope of a witness; whether there were any."""
+        window = list(islice(self._possible_witnesses, HUNT_WINDOW if self.parameters.own_address else SMALL_WINDOW))
+        self._survey((address for address in window if address not in self.parameters.local_addresses), now)
         return bool(window)
 
     def _ask_witnesses(self) -> None:
         """Witnesses are probed as the candidates will be; the canary is asked in both ways."""
-        for witness in self.evidence.required:
+        for witness in self.witnesses.required:
             self._outbox.put(arp.probe(self.mac, witness), partial(self._witness_asked, witness))
         if self.canary.address is not None:
             self._outbox.put(arp.probe(self.mac, self.canary.address))
-            if self.terms.own_address:
-                self._outbox.put(arp.request(self.terms.own_mac, self.terms.own_address, self.canary.address))
+            if self.parameters.own_address:
+                self._outbox.put(arp.request(self.parameters.own_mac, self.parameters.own_address, self.canary.address))
 
     def _witness_asked(self, witness: int, now: float) -> None:
-        self.evidence.sent(witness, now)
+        self.witnesses.sent(witness, now)
         self._listening_since = now
 
     def _listen(self) -> float:
         """How long to listen after the survey's last request, seconds: a silent witness is waited for a while."""
-        if self.evidence.silent():
+        if self.witnesses.silent():
             return _LONGEST_LISTENING
-        return min(self.evidence.gap(), _LONGEST_LISTENING)
+        return min(self.witnesses.gap(), _LONGEST_LISTENING)
 
     def _answered(self, address: int, answer: Answer) -> None:
         """The survey found a station: it is one more witness, and may show the round trip."""
-        if not answer.to_us or answer.mac in self.terms.local_macs:
+        if not answer.to_us or answer.mac in self.parameters.local_macs:
             return
-        self.evidence.adopt(address)
+        self.witnesses.add(address)
         if answer.round_trip is not None:
-            self.evidence.measure(answer.round_trip)
+            self.witnesses.measure(answer.round_trip)
 
     def _unwitnessed(self) -> bool:
-        """Whether nobody at all has shown that this link carries ARP, and nobody said that none is needed."""
-        return not (self.evidence.required or self.evidence.others or self.terms.alone)
+        """Whether no station has shown that this link carries ARP, and the caller did not say that none is needed."""
+        return not (self.witnesses.required or self.witnesses.found or self.parameters.alone)
 
     def _fail(self, error: ArpipamError) -> None:
         self.error = error

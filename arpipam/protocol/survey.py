@@ -1,10 +1,11 @@
 """Who is there: ordinary requests for many addresses at once.
 
-A survey asks with the interface's own address as sender, which is nobody's conflict, and so finds the stations of a
-full network in one round trip. It also hears what was not meant for us: an address that anybody sends from is used.
+A survey asks with the interface's own address as sender, which is no conflict for any station, and so finds the
+stations of a full network in one round trip. It also hears what was not meant for us: an address that any station sends
+from is used.
 
 Silence in a survey proves nothing; it only says which addresses are worth RFC 5227 probes. So searches that run at the
-same moment on one link need not all ask the same: what one of them asks counts for all (`Recent`).
+same moment on one link need not all ask the same: what one of them asks counts for all (`RecentRequests`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Answer(NamedTuple):
     """It answered a question of this host, if not of this survey."""
 
 
-class Recent:
+class RecentRequests:
     """What the surveys of one link have asked in the last moment, and who has answered."""
 
     def __init__(self) -> None:
@@ -80,7 +81,7 @@ class Survey:
         *,
         rounds: int,
         on_answer: Callable[[int, Answer], None] | None = None,
-        recent: Recent | None = None,
+        recent: RecentRequests | None = None,
     ) -> None:
         self.silent: dict[int, int] = {}
         """Addresses without an answer, in the order in which they were added, and how often each was asked."""
@@ -104,7 +105,7 @@ class Survey:
         self._enqueue(new, now)
 
     def ask_again(self, now: float) -> None:
-        """Another round for whoever is silent and has rounds left, unless the last one is still on its way out."""
+        """Another round for those that are silent and have rounds left, unless the last one is still on its way out."""
         if not len(self):
             self._enqueue([address for address, asked in self.silent.items() if asked < self._rounds], now)
 
@@ -167,7 +168,7 @@ class Survey:
         self._queue.extend(addresses)
         self._queued_at = now
 
-    def _served(self, address: int, recent: Recent) -> bool:
+    def _served(self, address: int, recent: RecentRequests) -> bool:
         """Whether another survey has asked for it lately, and later than this one did."""
         asked, answer = recent.last(address)
         if asked <= max(self._asked.get(address, _NEVER), self._queued_at - FRESH):

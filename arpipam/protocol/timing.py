@@ -1,7 +1,7 @@
 """Every constant of probing, with its source, in three profiles.
 
 All times are seconds. `RFC5227` is the standard's own (section 1.1), `LAN` a fixed quick one, and `ADAPTIVE` lets the
-witnesses say how often to probe and how long to listen (see evidence.py).
+witnesses say how often to probe and how long to listen (see witnesses.py).
 """
 
 from __future__ import annotations

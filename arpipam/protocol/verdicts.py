@@ -4,39 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from arpipam.protocol.probing import NO_WITNESS, Outcome, Trial, Verdict
-from arpipam.protocol.search import Seeker
+from arpipam.protocol.outcome import NO_WITNESS, Outcome, Verdict
+from arpipam.protocol.search import Search
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterable
 
     from arpipam.protocol.acd import Acd
-    from arpipam.protocol.parameters import Terms
+    from arpipam.protocol.parameters import Parameters
+    from arpipam.protocol.probing import Probing
 
 
-class Check(Seeker):
+class Verdicts(Search):
     """Probes `addresses` under `mac`."""
 
     def __init__(
         self,
         addresses: Iterable[int],
         mac: bytes,
-        terms: Terms,
+        parameters: Parameters,
         *,
         rng: random.Random,
         now: float,
-        others: Iterable[int] = (),
+        possible_witnesses: Iterable[int] = (),
     ) -> None:
-        super().__init__(mac, terms, rng=rng, now=now, others=others)
+        super().__init__(mac, parameters, rng=rng, now=now, possible_witnesses=possible_witnesses)
         self.outcomes: dict[int, Outcome] = {}
         self.acds: dict[int, Acd] = {}
         """The machines of the addresses that are FREE; they wait to be claimed at once."""
         self._addresses = list(dict.fromkeys(addresses))
         for address in self._addresses:
-            if address in terms.local_addresses:
-                self.outcomes[address] = Outcome(Verdict.IN_USE, terms.own_mac, reason="this host's own address")
-        # Requests from a real sender too: some owners answer only those (behind a proxy, say).
+            if address in parameters.local_addresses:
+                self.outcomes[address] = Outcome(Verdict.IN_USE, parameters.own_mac, reason="this host's own address")
+        # Requests from a real sender too: some owners answer only those, for example behind a proxy.
         self._survey((a for a in self._addresses if a not in self.outcomes), now)
 
     def _choose(self, now: float) -> None:
@@ -51,13 +52,13 @@ class Check(Seeker):
         else:
             self.done = True
 
-    def _tried(self, trial: Trial, now: float) -> None:  # noqa: ARG002 - the interface is the search's
-        for address, outcome in trial.outcomes.items():
+    def _probed(self, probing: Probing, now: float) -> None:  # noqa: ARG002 - the interface is the search's
+        for address, outcome in probing.outcomes.items():
             answer = self.survey.answers.get(address)
             if outcome.verdict is Verdict.FREE and answer is not None:
                 self.outcomes[address] = Outcome(Verdict.IN_USE, answer.mac, answer.round_trip, outcome.probes)
             else:
                 self.outcomes[address] = outcome
                 if outcome.verdict is Verdict.FREE:
-                    self.acds[address] = trial.acds[address]
+                    self.acds[address] = probing.acds[address]
         self.done = True

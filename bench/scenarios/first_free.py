@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from arpipam.protocol.first_free import Search
+    from arpipam.protocol.first_free import FirstFree as FirstFreeSearch
     from bench.harness import Taken, Values
     from bench.results import Outcome
 
@@ -161,9 +161,9 @@ def claim(allocator: Allocator, network: Used, seed: int) -> Values:
     held.release(quarantine=0)
     if found != network.first_free:
         raise RuntimeError(f"{found} was claimed, and {network.first_free} is the first free address")
-    search: Search = job.task  # type: ignore[assignment] # a claim's task is a search
+    search: FirstFreeSearch = job.task  # type: ignore[assignment] # a claim's task is a search
     probing = prescribed(search, rng)
-    survey = surveyed(held.found.probed, min(search.evidence.gap(), LONGEST_LISTENING))
+    survey = surveyed(held.found.probed, min(search.witnesses.gap(), LONGEST_LISTENING))
     time.sleep(0.01)
     return {
         "seconds": watch.seconds,
@@ -173,13 +173,13 @@ def claim(allocator: Allocator, network: Used, seed: int) -> Values:
     }
 
 
-def prescribed(search: Search, rng: Drawn) -> float:
+def prescribed(search: FirstFreeSearch, rng: Drawn) -> float:
     """How long the timing wants the found address to be listened to."""
     assert search.found is not None  # noqa: S101 - it was claimed
-    timing, evidence = search.terms.timing, search.evidence
+    timing, witnesses = search.parameters.timing, search.witnesses
     if timing.probe_num is not None:
         return rng.seconds + timing.announce_wait
-    return (search.found.acd.probes - 1) * evidence.gap() + evidence.settle()
+    return (search.found.acd.probes - 1) * witnesses.gap() + witnesses.settle()
 
 
 def surveyed(probed: int, listening: float) -> float:

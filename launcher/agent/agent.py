@@ -18,7 +18,7 @@ from arpipam.fabric import load as load_fabric
 from arpipam.leases.lease import LeaseState
 from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link import netlink
-from arpipam.protocol.probing import NO_WITNESS
+from arpipam.protocol.outcome import NO_WITNESS
 from launcher.agent.comparison import Ledger
 from launcher.agent.conflicts import Conflicts
 from launcher.agent.contract import Event, LeaseView, StationView, Status

@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from arpipam.errors import InputError
-from arpipam.protocol.probing import Verdict
+from arpipam.protocol.outcome import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

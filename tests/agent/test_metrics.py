@@ -14,7 +14,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from arpipam.errors import InputError
-from arpipam.protocol.probing import Verdict
+from arpipam.protocol.outcome import Verdict
 from launcher.agent.config.file import MetricsEndpoint
 from launcher.agent.contract import NetworkView, Status
 from launcher.agent.metrics import Metrics

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from arpipam.protocol import arp
 from arpipam.protocol.arp import ArpPacket
-from arpipam.protocol.heartbeat import BEAT, PATIENCE, Pulse
+from arpipam.protocol.heartbeat import BEAT, PATIENCE, Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -32,7 +32,7 @@ class Room:
         self.round_trip = 0.0
         self.asked: list[tuple[float, ArpPacket]] = []
         self.told: list[tuple[int, ...]] = []
-        self.pulse = Pulse(stations, MINE, own_address, now=self.now, on_change=self.told.append)
+        self.pulse = Heartbeat(stations, MINE, own_address, now=self.now, on_change=self.told.append)
 
     def hear(self, packet: ArpPacket) -> None:
         self.pulse.receive(packet, self.now)

@@ -8,7 +8,7 @@ import pytest
 
 from arpipam.protocol import arp
 from arpipam.protocol.arp import ArpPacket
-from arpipam.protocol.parameters import Terms
+from arpipam.protocol.parameters import Parameters
 from arpipam.protocol.scan import LEAST_ROUNDS, MOST_ROUNDS, Scan
 from arpipam.protocol.survey import Answer
 from arpipam.protocol.timing import LAN
@@ -27,7 +27,7 @@ class Desk:
         self.now = now
         self.scan = Scan(
             addresses,
-            Terms(OWN, **(known | changes)),
+            Parameters(OWN, **(known | changes)),
             now=now,
             on_station=lambda address, answer: self.found.append((address, answer)),
         )
@@ -104,7 +104,7 @@ def test_no_second_round_where_all_have_answered() -> None:
 
 
 def test_without_a_listener_the_answers_are_kept_all_the_same() -> None:
-    scan = Scan([NET + 1], Terms(OWN, OWN_ADDRESS, timing=LAN), now=0.0)
+    scan = Scan([NET + 1], Parameters(OWN, OWN_ADDRESS, timing=LAN), now=0.0)
     scan.survey.sent(len(scan.survey.peek(10)), 0.0)
     scan.receive(ArpPacket(arp.REPLY, STATION, NET + 1, OWN, OWN_ADDRESS, STATION, OWN), 0.01)
     assert scan.survey.answers.keys() == {NET + 1}

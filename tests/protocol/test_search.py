@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from arpipam.errors import PoolExhaustedError, UnknownError
 from arpipam.lab.simulation import Claimer, Faults
 from arpipam.protocol import arp
-from arpipam.protocol.first_free import Search
-from arpipam.protocol.parameters import Terms
+from arpipam.protocol.first_free import FirstFree
+from arpipam.protocol.parameters import Parameters
 from arpipam.protocol.timing import LAN, RFC5227
 from tests.support.profile import count
-from tests.support.search import FIRST, NET, RACE, WITNESS, World, mac, terms
+from tests.support.search import FIRST, NET, RACE, WITNESS, World, mac, parameters
 
 if TYPE_CHECKING:
     from arpipam.protocol.arp import ArpPacket
@@ -193,7 +193,7 @@ def test_where_the_interface_has_no_address_it_still_finds_one() -> None:
         Claimer(
             world.link,
             mac(100),
-            Terms(own_mac=mac(1000), witnesses=(WITNESS,), canary=NET),
+            Parameters(own_mac=mac(1000), witnesses=(WITNESS,), canary=NET),
             lambda: range(FIRST, FIRST + 50),
             seed=1,
         )
@@ -205,10 +205,10 @@ def test_where_the_interface_has_no_address_it_still_finds_one() -> None:
 def test_reserved_addresses_are_passed_over_and_given_back_when_not_free() -> None:
     asked: list[int] = []
     back: list[int] = []
-    search = Search(
+    search = FirstFree(
         iter(range(FIRST, FIRST + 9)),
         mac(1),
-        terms(witnesses=(), alone=True),
+        parameters(witnesses=(), alone=True),
         rng=random.Random(1),
         now=0.0,
         reserve=lambda address: asked.append(address) or address != FIRST,  # type: ignore[func-returns-value]
@@ -236,8 +236,8 @@ def announcement(address: int) -> ArpPacket:
 
 
 def test_dropped_frames_void_the_silence() -> None:
-    search = Search(
-        iter(range(FIRST, FIRST + 9)), mac(1), terms(witnesses=(), alone=True), rng=random.Random(1), now=0.0
+    search = FirstFree(
+        iter(range(FIRST, FIRST + 9)), mac(1), parameters(witnesses=(), alone=True), rng=random.Random(1), now=0.0
     )
     now = 0.0
     for _ in range(400):

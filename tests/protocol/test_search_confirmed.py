@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from arpipam.errors import PoolExhaustedError, UnknownError
-from arpipam.lab.simulation import Claimer, Faults, Station
+from arpipam.lab.simulation import Claimer, Faults, SimulatedStation
 from arpipam.protocol import arp
 from arpipam.protocol.timing import RFC5227
 from tests.support.search import FIRST, RACE, World, mac
@@ -32,7 +32,7 @@ def probes(world: World, claimer: Claimer) -> dict[int, list[float]]:
     return heard
 
 
-class Latecomer(Station):
+class Latecomer(SimulatedStation):
     """A station that comes up, or begins to ask for an address, at a certain moment."""
 
     def __init__(self, world: World, address: int, at: float, *, rival: bool = False) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from arpipam.protocol import arp
 from arpipam.protocol.arp import ArpPacket
-from arpipam.protocol.survey import FRESH, Answer, Recent, Survey
+from arpipam.protocol.survey import FRESH, Answer, RecentRequests, Survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +18,7 @@ OWN, STATION = (bytes([2, 0, 0, 0, 0, n]) for n in (1, 2))
 OWN_ADDRESS = 99
 
 
-def survey(recent: Recent | None = None, rounds: int = 2) -> Survey:
+def survey(recent: RecentRequests | None = None, rounds: int = 2) -> Survey:
     return Survey(OWN, OWN_ADDRESS, rounds=rounds, recent=recent)
 
 
@@ -38,7 +38,7 @@ def answer(address: int, asker: bytes = OWN) -> ArpPacket:
 
 
 def test_what_another_asked_is_not_asked_again_and_counts_from_then() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     one, two = survey(recent), survey(recent)
     for subject in (one, two):
         subject.add([1, 2, 3], 0.0)
@@ -52,7 +52,7 @@ def test_what_another_asked_is_not_asked_again_and_counts_from_then() -> None:
 
 
 def test_an_answer_that_came_before_the_second_one_began_is_known_to_it() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     one, two = survey(recent), survey(recent)
     one.add([1, 2], 0.0)
     flush(one, 0.0)
@@ -64,7 +64,7 @@ def test_an_answer_that_came_before_the_second_one_began_is_known_to_it() -> Non
 
 
 def test_what_was_heard_before_the_last_request_may_be_gone() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     one, two = survey(recent), survey(recent)
     one.add([1], 0.0)
     flush(one, 0.0)
@@ -77,7 +77,7 @@ def test_what_was_heard_before_the_last_request_may_be_gone() -> None:
 
 
 def test_each_round_is_a_request_of_its_own() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     one, two = survey(recent), survey(recent)
     for subject in (one, two):
         subject.add([1], 0.0)
@@ -90,7 +90,7 @@ def test_each_round_is_a_request_of_its_own() -> None:
 
 
 def test_what_was_asked_long_ago_is_asked_again() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     one, two, three = survey(recent), survey(recent), survey(recent)
     one.add([1], 0.0)
     flush(one, 0.0)
@@ -101,7 +101,7 @@ def test_what_was_asked_long_ago_is_asked_again() -> None:
 
 
 def test_the_round_trip_is_that_of_the_last_request_whoever_sent_it() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     one, two = survey(recent), survey(recent)
     one.add([1], 0.0)
     flush(one, 0.0)  # lost
@@ -115,7 +115,7 @@ def test_the_round_trip_is_that_of_the_last_request_whoever_sent_it() -> None:
 
 
 def test_what_it_remembers_is_bounded_by_what_was_asked_lately() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     for n in range(100):
         subject = survey(recent)
         subject.add(range(n * 10, n * 10 + 10), float(n))
@@ -129,7 +129,7 @@ def test_what_it_remembers_is_bounded_by_what_was_asked_lately() -> None:
 def test_together_they_ask_no_more_than_each_alone_and_each_address_is_asked(
     windows: list[tuple[int, Iterable[int], int]],
 ) -> None:
-    recent = Recent()
+    recent = RecentRequests()
     shared = [survey(recent, rounds=1) for _ in range(4)]
     alone = [survey(rounds=1) for _ in range(4)]
     sent = [0, 0]

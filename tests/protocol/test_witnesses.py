@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arpipam.protocol.timing import ADAPTIVE, RFC5227
-from arpipam.protocol.witnesses import Evidence, miss_probability
+from arpipam.protocol.witnesses import SearchWitnesses, miss_probability
 
 WITNESS = 1
 
@@ -48,11 +48,13 @@ def test_the_stated_chance_is_at_least_the_observed_one(loss: float) -> None:
     assert missed / trials <= 2 * bound
 
 
-def evidence(**options: object) -> Evidence:
-    return Evidence(ADAPTIVE, bound=1e-6, required=[WITNESS], **options)  # type: ignore[arg-type]
+def witnesses(**options: object) -> SearchWitnesses:
+    return SearchWitnesses(ADAPTIVE, bound=1e-6, required=[WITNESS], **options)  # type: ignore[arg-type]
 
 
-def play(subject: Evidence, rounds: int, *, round_trip: float, gap: float, lost: frozenset[int] = frozenset()) -> float:
+def play(
+    subject: SearchWitnesses, rounds: int, *, round_trip: float, gap: float, lost: frozenset[int] = frozenset()
+) -> float:
     """Probe the witness each `gap` seconds and let it answer; the time at the end."""
     events = [(n * gap, "sent", n) for n in range(rounds)]
     events += [(n * gap + round_trip, "heard", n) for n in range(rounds) if n not in lost]
@@ -62,7 +64,7 @@ def play(subject: Evidence, rounds: int, *, round_trip: float, gap: float, lost:
 
 
 def test_without_an_answer_no_number_of_probes_is_enough() -> None:
-    subject = evidence()
+    subject = witnesses()
     now = play(subject, 100, round_trip=0.001, gap=0.02, lost=frozenset(range(100)))
     assert subject.silent() == [WITNESS]
     assert not subject.enough(100, now + 1)
@@ -70,7 +72,7 @@ def test_without_an_answer_no_number_of_probes_is_enough() -> None:
 
 
 def test_the_round_trip_sets_pace_and_listening() -> None:
-    fast, slow = evidence(), evidence()
+    fast, slow = witnesses(), witnesses()
     play(fast, 5, round_trip=0.001, gap=0.1)
     assert fast.gap() == 0.02
     assert fast.settle() == 0.1
@@ -80,35 +82,35 @@ def test_the_round_trip_sets_pace_and_listening() -> None:
 
 
 def test_a_slow_link_never_looks_so_fast_that_answers_come_after_the_listening() -> None:
-    subject = evidence()
+    subject = witnesses()
     play(subject, 50, round_trip=0.35, gap=0.02)
     assert subject.settle() >= 0.35
 
 
 def test_a_lost_first_answer_makes_us_listen_longer_not_shorter() -> None:
-    subject = evidence()
+    subject = witnesses()
     play(subject, 20, round_trip=0.001, gap=0.02, lost=frozenset({0, 1, 2}))
     assert subject.settle() >= 0.1
     assert subject.gap() == 0.02
 
 
 def test_doubled_answers_count_once() -> None:
-    subject = evidence()
+    subject = witnesses()
     subject.sent(WITNESS, 0.0)
     for _ in range(5):
         subject.heard(WITNESS, 0.001)
-    assert subject.required[WITNESS].answers == 1
+    assert subject.answers(WITNESS) == 1
 
 
 def test_an_answer_that_nobody_asked_for_counts_for_nothing() -> None:
-    subject = evidence()
+    subject = witnesses()
     subject.heard(WITNESS, 0.0)
     subject.heard(99, 0.0)
     assert not subject.answered()
 
 
 def test_a_lossy_witness_is_not_hidden_behind_good_ones() -> None:
-    subject = Evidence(ADAPTIVE, bound=1e-6, required=[1, 2, 3, 4])
+    subject = SearchWitnesses(ADAPTIVE, bound=1e-6, required=[1, 2, 3, 4])
     for n in range(10):
         for witness in subject.required:
             subject.sent(witness, n * 0.02)
@@ -120,22 +122,22 @@ def test_a_lossy_witness_is_not_hidden_behind_good_ones() -> None:
 
 
 def test_alone_ends_when_somebody_answers() -> None:
-    subject = Evidence(ADAPTIVE, bound=1e-6, alone=True)
+    subject = SearchWitnesses(ADAPTIVE, bound=1e-6, alone=True)
     assert subject.enough(4, 1.0)
     assert subject.miss(4, 1.0) is None
-    subject.adopt(5)
+    subject.add(5)
     assert not subject.alone
     assert not subject.enough(4, 1.0)
 
 
 def test_under_another_timing_the_witnesses_are_the_same_and_their_count_begins_anew() -> None:
-    subject = Evidence(ADAPTIVE, bound=1e-6, required=[WITNESS])
-    subject.adopt(5)
+    subject = SearchWitnesses(ADAPTIVE, bound=1e-6, required=[WITNESS])
+    subject.add(5)
     now = play(subject, 20, round_trip=0.2, gap=0.5)
     assert subject.enough(20, now + 1)
     other = subject.under(RFC5227)
     assert other.timing is RFC5227
-    assert (other.bound, other.witnesses()) == (subject.bound, [WITNESS, 5])
+    assert (other.bound, other.all()) == (subject.bound, [WITNESS, 5])
     assert other.round_trip == subject.round_trip
     assert other.gap() == pytest.approx(1.0)
     assert not other.answered()
@@ -144,12 +146,12 @@ def test_under_another_timing_the_witnesses_are_the_same_and_their_count_begins_
     other.sent(WITNESS, now)
     other.heard(WITNESS, now + 0.1)
     assert other.silent() == []
-    assert subject.required[WITNESS].answers == 20  # that of the first trial stays as it was
+    assert subject.answers(WITNESS) == 20  # that of the first trial stays as it was
 
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_under_another_timing_it_is_as_alone_as_before(alone: bool) -> None:  # noqa: FBT001 - a case
-    subject = Evidence(ADAPTIVE, bound=1e-6, alone=alone)
+    subject = SearchWitnesses(ADAPTIVE, bound=1e-6, alone=alone)
     assert subject.under(RFC5227).alone is alone
-    subject.adopt(5)
+    subject.add(5)
     assert not subject.under(RFC5227).alone

@@ -11,7 +11,7 @@ from arpipam.protocol.arp import ArpPacket
 from arpipam.protocol.events import Conflict
 from arpipam.protocol.policy import Policy
 from arpipam.protocol.timing import RFC5227
-from arpipam.protocol.witnesses import Evidence
+from arpipam.protocol.witnesses import SearchWitnesses
 
 if TYPE_CHECKING:
     from arpipam.protocol.events import Event
@@ -31,8 +31,8 @@ class Bench:
         self.sent: list[tuple[float, ArpPacket]] = []
         self.told: list[Event] = []
         """All events so far."""
-        evidence = Evidence(RFC5227, bound=1e-6, alone=True)
-        self.acd = Acd(ADDRESS, mac, evidence, rng=random.Random(seed), now=0.0, local_macs={BRIDGE}, policy=policy)
+        witnesses = SearchWitnesses(RFC5227, bound=1e-6, alone=True)
+        self.acd = Acd(ADDRESS, mac, witnesses, rng=random.Random(seed), now=0.0, local_macs={BRIDGE}, policy=policy)
         self.acd.since = since
 
     def flush(self) -> None:

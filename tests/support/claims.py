@@ -15,7 +15,7 @@ from arpipam.protocol.acd import Acd
 from arpipam.protocol.arp import ArpPacket
 from arpipam.protocol.policy import FIRST_RELEASE, Policy
 from arpipam.protocol.timing import LAN
-from arpipam.protocol.witnesses import Evidence
+from arpipam.protocol.witnesses import SearchWitnesses
 from arpipam.results import Found
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ FOUND = Found(ADDRESS, 24, arp.mac_text(READY), 0.3, 1, 0, 1e-7)
 def claimed(wire: Wire, store: Store, *, asker: int = OWN_ADDRESS, policy: Policy = Policy.ONCE) -> Claim:
     """A claim that is announced and defended by now."""
     now = wire.link.now()
-    evidence = Evidence(LAN, bound=1e-6, alone=True)
-    acd = Acd(int(ADDRESS), READY, evidence, rng=random.Random(1), now=now, local_macs={LINK}, policy=policy)
+    witnesses = SearchWitnesses(LAN, bound=1e-6, alone=True)
+    acd = Acd(int(ADDRESS), READY, witnesses, rng=random.Random(1), now=now, local_macs={LINK}, policy=policy)
     acd.since = SINCE
     acd.adopt()
     claim = Claim(acd, LEASE, FOUND, driver=cast("Driver", wire), store=cast("LeaseStore", store), asker=asker)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from arpipam.lab.simulation import Claimer, Faults, Station, VirtualLink
-from arpipam.protocol.parameters import Terms
-from arpipam.protocol.search import Company
+from arpipam.lab.simulation import Claimer, Faults, SimulatedStation, VirtualLink
+from arpipam.protocol.parameters import Parameters
+from arpipam.protocol.search import LinkMemory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,9 +22,9 @@ def mac(number: int) -> bytes:
     return b"\x02\x5e" + number.to_bytes(4, "big")
 
 
-def terms(number: int = 0, **changes: Any) -> Terms:
+def parameters(number: int = 0, **changes: Any) -> Parameters:
     known: dict[str, Any] = {"witnesses": (WITNESS,), "canary": NET}
-    return Terms(own_mac=mac(1000 + number), own_address=NET + 0xF000 + number, **(known | changes))
+    return Parameters(own_mac=mac(1000 + number), own_address=NET + 0xF000 + number, **(known | changes))
 
 
 class World:
@@ -37,13 +37,13 @@ class World:
         self.claimers: list[Claimer] = []
         self.seed = seed
         if witness:
-            self.link.attach(Station(self.link, mac(1), [WITNESS]))
-        self.link.attach(Station(self.link, mac(2), used))
+            self.link.attach(SimulatedStation(self.link, mac(1), [WITNESS]))
+        self.link.attach(SimulatedStation(self.link, mac(2), used))
 
     def claimer(self, pool: range, at: float = 0.0, **changes: Any) -> Claimer:
         number = len(self.claimers)
         claimer = Claimer(
-            self.link, mac(100 + number), terms(number, **changes), lambda: pool, seed=self.seed * 1000 + number
+            self.link, mac(100 + number), parameters(number, **changes), lambda: pool, seed=self.seed * 1000 + number
         )
         self.link.attach(claimer, at)
         self.claimers.append(claimer)
@@ -51,8 +51,8 @@ class World:
 
     def host(self, number: int, pools: Iterable[Sequence[int]]) -> None:
         """A host with a search for each of the pools at the same moment."""
-        known = terms(number)
-        company = Company(known)
+        known = parameters(number)
+        memory = LinkMemory(known)
         for pool in pools:
             count = len(self.claimers)
             self.claimers.append(
@@ -62,7 +62,7 @@ class World:
                     known,
                     lambda pool=pool: pool,  # type: ignore[misc]
                     seed=self.seed * 1000 + count,
-                    company=company,
+                    memory=memory,
                 )
             )
             self.link.attach(self.claimers[-1])

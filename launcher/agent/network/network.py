@@ -18,8 +18,8 @@ from arpipam.allocator import Allocator
 from arpipam.claim import ClaimState
 from arpipam.errors import AddressInUseError, ArpipamError, LinkError, PoolExhaustedError, UnknownError
 from arpipam.leases.lease import LeaseState
+from arpipam.protocol.outcome import Verdict
 from arpipam.protocol.policy import Policy
-from arpipam.protocol.probing import Verdict
 from arpipam.protocol.timing import RFC5227
 from launcher.agent.contract import Event
 from launcher.agent.network.lending import Lending

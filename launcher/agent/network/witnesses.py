@@ -9,8 +9,8 @@ import asyncio
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from arpipam.protocol.heartbeat import Pulse
-from arpipam.protocol.probing import dotted
+from arpipam.protocol.arp import address_texts
+from arpipam.protocol.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Required:
 
     def __init__(self, network: Network) -> None:
         self.names: Mapping[IPv4Address, str] = {}
-        self.pulse: Pulse | None = None
+        self.pulse: Heartbeat | None = None
         self._network = network
 
     def ask(self, allocator: Allocator) -> None:
@@ -34,7 +34,7 @@ class Required:
         self.stop()
         if self.names:
             link = allocator.link
-            self.pulse = Pulse(
+            self.pulse = Heartbeat(
                 map(int, self.names),
                 link.mac,
                 allocator.own_address,
@@ -66,7 +66,7 @@ class Required:
     def complaint(self) -> str:
         """Why nothing is searched, in one line."""
         network = self._network
-        names = dotted(map(int, self.silent()), {int(address): name for address, name in self.names.items()})
+        names = address_texts(map(int, self.silent()), {int(address): name for address, name in self.names.items()})
         return (
             f"{network.pool.interface}, {network.pool.subnet}: no answer from {names}, whose containers would look "
             f"free, so nothing is searched, and {len(network.ready)} ready addresses are left; mend the link, or mark "

@@ -307,7 +307,7 @@ def test_what_is_claimed_was_confirmed_by_the_given_timing(lan: Lan, opened: Ope
 
 
 def being_confirmed(job: Job[Claim]) -> bool:
-    return job.task._free is not None and job.task.trial.rounds >= 1  # type: ignore[attr-defined]
+    return job.task._free is not None and job.task.probing.rounds >= 1  # type: ignore[attr-defined]
 
 
 def test_whoever_comes_while_an_address_is_confirmed_keeps_it(lan: Lan, opened: Opener) -> None:

@@ -1,4 +1,4 @@
-"""The control experiment that searches share: what counts for whom."""
+"""The witness probes that searches on one link share: what counts for which search."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arpipam.protocol.control import Control, Probe
 from arpipam.protocol.timing import ADAPTIVE
-from arpipam.protocol.witnesses import Evidence
+from arpipam.protocol.witnesses import LinkWitnesses, SearchWitnesses, WitnessProbe
 
 WITNESS, OTHER = 1, 2
 ONE, TWO = (bytes([2, 0, 0, 0, 0, n]) for n in (1, 2))
 
 
-def evidence(control: Control, mac: bytes, *required: int) -> Evidence:
-    return Evidence(ADAPTIVE, bound=1e-6, required=required, mac=mac, control=control)
+def witnesses(link: LinkWitnesses, mac: bytes, *required: int) -> SearchWitnesses:
+    return SearchWitnesses(ADAPTIVE, bound=1e-6, required=required, mac=mac, link=link)
 
 
-def counts(subject: Evidence, now: float = 100.0) -> tuple[int, int]:
-    return subject.required[WITNESS].counts(now, 0.015)
+def counts(subject: SearchWitnesses, now: float = 100.0) -> tuple[int, int]:
+    return subject.counts(WITNESS, now, 0.015)
 
 
 def test_a_round_of_one_search_counts_for_all_and_what_it_asks_for_itself_does_not() -> None:
-    control = Control()
-    one, two = evidence(control, ONE, WITNESS), evidence(control, TWO, WITNESS)
+    link = LinkWitnesses()
+    one, two = witnesses(link, ONE, WITNESS), witnesses(link, TWO, WITNESS)
     one.sent(WITNESS, 0.0, shared=True)
     one.heard(WITNESS, 0.001)
     one.sent(WITNESS, 0.02, shared=True)
@@ -39,8 +38,8 @@ def test_a_round_of_one_search_counts_for_all_and_what_it_asks_for_itself_does_n
 
 
 def test_what_was_sent_before_a_trial_began_does_not_count_even_if_it_is_answered_later() -> None:
-    control = Control()
-    one, two = evidence(control, ONE, WITNESS), evidence(control, TWO, WITNESS)
+    link = LinkWitnesses()
+    one, two = witnesses(link, ONE, WITNESS), witnesses(link, TWO, WITNESS)
     one.sent(WITNESS, 0.0, shared=True)
     two.reset(0.001)
     one.heard(WITNESS, 0.002)
@@ -52,18 +51,18 @@ def test_what_was_sent_before_a_trial_began_does_not_count_even_if_it_is_answere
 
 
 def test_an_answer_to_one_mac_is_never_one_to_another() -> None:
-    control = Control()
-    one, two = evidence(control, ONE, WITNESS), evidence(control, TWO, WITNESS)
+    link = LinkWitnesses()
+    one, two = witnesses(link, ONE, WITNESS), witnesses(link, TWO, WITNESS)
     one.sent(WITNESS, 0.0, shared=True)
     two.sent(WITNESS, 0.011, shared=True)
     one.heard(WITNESS, 0.012)
-    probes = {probe.mac: probe.answered for probe in control.since(WITNESS, 0.0, ONE)}
+    probes = {probe.mac: probe.answered for probe in link.since(WITNESS, 0.0, ONE)}
     assert probes == {ONE: True, TWO: False}
 
 
 def test_an_answer_that_comes_twice_does_not_make_up_for_a_lost_one() -> None:
-    control = Control()
-    one = evidence(control, ONE, WITNESS)
+    link = LinkWitnesses()
+    one = witnesses(link, ONE, WITNESS)
     one.sent(WITNESS, 0.0, shared=True)
     one.sent(WITNESS, 0.02, shared=True)
     for _ in range(3):
@@ -73,7 +72,7 @@ def test_an_answer_that_comes_twice_does_not_make_up_for_a_lost_one() -> None:
 
 def test_an_answer_counts_if_it_comes_within_the_time_that_the_candidate_has() -> None:
     for late, counted in ((0.09, (2, 0)), (0.11, (1, 1))):
-        one = evidence(Control(), ONE, WITNESS)
+        one = witnesses(LinkWitnesses(), ONE, WITNESS)
         one.sent(WITNESS, 0.0, shared=True)
         one.heard(WITNESS, 0.001)
         one.sent(WITNESS, 1.0, shared=True)
@@ -82,8 +81,8 @@ def test_an_answer_counts_if_it_comes_within_the_time_that_the_candidate_has() -
 
 
 def test_what_may_still_be_answered_counts_neither_way() -> None:
-    control = Control()
-    one, two = evidence(control, ONE, WITNESS), evidence(control, TWO, WITNESS)
+    link = LinkWitnesses()
+    one, two = witnesses(link, ONE, WITNESS), witnesses(link, TWO, WITNESS)
     one.sent(WITNESS, 0.0, shared=True)
     assert counts(two, 0.014) == (0, 0)
     assert counts(two, 0.016) == (0, 1)
@@ -91,8 +90,8 @@ def test_what_may_still_be_answered_counts_neither_way() -> None:
 
 def test_however_much_others_are_answered_a_required_witness_has_to_answer_us() -> None:
     """Some switches let only so many MACs through a port, or only those that they know."""
-    control = Control()
-    one, two = evidence(control, ONE, WITNESS), evidence(control, TWO, WITNESS)
+    link = LinkWitnesses()
+    one, two = witnesses(link, ONE, WITNESS), witnesses(link, TWO, WITNESS)
     for n in range(50):
         one.sent(WITNESS, n * 0.02, shared=True)
         one.heard(WITNESS, n * 0.02 + 0.001)
@@ -107,11 +106,11 @@ def test_however_much_others_are_answered_a_required_witness_has_to_answer_us() 
 
 
 def test_where_none_is_required_one_of_the_others_has_to_answer_us() -> None:
-    control = Control()
-    one, two = evidence(control, ONE), evidence(control, TWO)
+    link = LinkWitnesses()
+    one, two = witnesses(link, ONE), witnesses(link, TWO)
     for subject in (one, two):
-        subject.adopt(WITNESS)
-        subject.adopt(OTHER)
+        subject.add(WITNESS)
+        subject.add(OTHER)
     for n in range(50):
         one.sent(WITNESS, n * 0.02, shared=True)
         one.heard(WITNESS, n * 0.02 + 0.001)
@@ -134,9 +133,9 @@ def test_the_stated_chance_is_at_least_the_observed_one_for_searches_that_share(
         return rng.random() < loss
 
     for _ in range(500):
-        control = Control()
+        link = LinkWitnesses()
         running = {
-            n: Evidence(ADAPTIVE, bound=bound, required=[WITNESS], mac=bytes([2, 0, 0, 0, 0, n]), control=control)
+            n: SearchWitnesses(ADAPTIVE, bound=bound, required=[WITNESS], mac=bytes([2, 0, 0, 0, 0, n]), link=link)
             for n in range(4)
         }
         trials += len(running)
@@ -152,7 +151,7 @@ def test_the_stated_chance_is_at_least_the_observed_one_for_searches_that_share(
                 continue
             probes[number] += 1
             shared = subject.begin_round(now)
-            for witness in subject.witnesses() if shared else subject.strangers():
+            for witness in subject.all() if shared else subject.strangers():
                 subject.sent(witness, now, shared=shared)
                 if not lost():
                     subject.heard(witness, now + 0.001)
@@ -162,35 +161,35 @@ def test_the_stated_chance_is_at_least_the_observed_one_for_searches_that_share(
 
 
 def test_a_round_is_due_half_a_gap_after_the_last() -> None:
-    control = Control()
-    assert control.begin_round(1.0, 0.5)
-    assert not control.begin_round(1.0, 0.5)
-    assert not control.begin_round(1.2, 0.5)
-    assert control.begin_round(1.25, 0.5)
+    link = LinkWitnesses()
+    assert link.begin_round(1.0, 0.5)
+    assert not link.begin_round(1.0, 0.5)
+    assert not link.begin_round(1.2, 0.5)
+    assert link.begin_round(1.25, 0.5)
 
 
 def test_a_round_trip_is_learnt_from_all_and_forgotten_when_the_link_rests() -> None:
-    control = Control()
-    one, two = evidence(control, ONE, WITNESS), evidence(control, TWO, WITNESS)
-    control.join(0.0)
+    link = LinkWitnesses()
+    one, two = witnesses(link, ONE, WITNESS), witnesses(link, TWO, WITNESS)
+    link.join(0.0)
     one.sent(WITNESS, 0.0, shared=True)
     one.heard(WITNESS, 0.2)
-    control.join(0.5)
+    link.join(0.5)
     assert two.gap() == pytest.approx(0.4)
-    control.join(2.0)
-    assert two.gap() == evidence(Control(), TWO, WITNESS).gap()
+    link.join(2.0)
+    assert two.gap() == witnesses(LinkWitnesses(), TWO, WITNESS).gap()
 
 
 def test_it_remembers_as_much_as_a_trial_may_need_and_no_more() -> None:
-    control = Control(memory=3.0)
+    link = LinkWitnesses(memory=3.0)
     for n in range(1000):
         now = n * 0.02
-        control.begin_round(now, 0.02)
-        control.sent(WITNESS if n < 500 else OTHER, Probe(now, ONE, shared=True))
-    assert list(control.since(WITNESS, 0.0, ONE)) == []
-    kept = list(control.since(OTHER, 0.0, ONE))
+        link.begin_round(now, 0.02)
+        link.sent(WITNESS if n < 500 else OTHER, WitnessProbe(now, ONE, shared=True))
+    assert list(link.since(WITNESS, 0.0, ONE)) == []
+    kept = list(link.since(OTHER, 0.0, ONE))
     assert kept[-1].at == pytest.approx(kept[0].at - 3.0)
-    assert set(control._probes) == {OTHER}
+    assert set(link._probes) == {OTHER}
 
 
 # Probes of three searches in milliseconds: the pause before each, who sends it, whether it is part of a round, and how
@@ -205,8 +204,8 @@ def test_no_search_counts_more_answers_than_there_were(
     probes: list[tuple[int, int, bool, int | None]], start: int
 ) -> None:
     """Whoever asked, and whenever the trial began; each answer comes before its asker's next probe, or never."""
-    control = Control()
-    searches = [evidence(control, bytes([2, 0, 0, 0, 0, n]), WITNESS) for n in range(3)]
+    link = LinkWitnesses()
+    searches = [witnesses(link, bytes([2, 0, 0, 0, 0, n]), WITNESS) for n in range(3)]
     times = list(accumulate(pause for pause, *_ in probes))
     events = [(start, 0, 0, False)]
     sent, answered = Counter[int](), Counter[int]()
