@@ -6,14 +6,14 @@ import pytest
 
 from arpipam.protocol import arp
 from arpipam.protocol.arp import ArpPacket
-from arpipam.protocol.survey import FRESH, Answer, Recent, Survey
+from arpipam.protocol.survey import FRESH, Answer, RecentRequests, Survey
 
 OWN, STATION, OTHER = (bytes([2, 0, 0, 0, 0, n]) for n in (1, 2, 3))
 OWN_ADDRESS = 99
 
 
 def survey(
-    rounds: int = 2, *, sender: int = OWN_ADDRESS, recent: Recent | None = None
+    rounds: int = 2, *, sender: int = OWN_ADDRESS, recent: RecentRequests | None = None
 ) -> tuple[Survey, list[tuple[int, Answer]]]:
     """A survey, and what it tells its listener."""
     told: list[tuple[int, Answer]] = []
@@ -158,7 +158,7 @@ def test_only_the_first_answer_counts() -> None:
 
 
 def test_when_the_last_request_left_is_never_earlier_than_before() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     subject, _ = survey(recent=recent)
     other, _ = survey(recent=recent)
     other.add([2], 0.1)
@@ -175,7 +175,7 @@ def test_when_the_last_request_left_is_never_earlier_than_before() -> None:
 
 
 def test_what_the_other_asked_is_known_for_just_so_long() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     recent.asked([1, 2], 1.0)
     recent.answered(1, Answer(STATION, 0.1))
     recent.answered(3, Answer(STATION, 0.1))  # nobody asked
@@ -190,7 +190,7 @@ def test_what_the_other_asked_is_known_for_just_so_long() -> None:
 
 
 def test_a_later_request_makes_the_answer_to_an_earlier_one_void_and_the_oldest_goes_first() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     recent.asked([1, 2], 1.0)
     recent.answered(1, Answer(STATION, 0.1))
     recent.asked([1], 1.1)
@@ -202,7 +202,7 @@ def test_a_later_request_makes_the_answer_to_an_earlier_one_void_and_the_oldest_
 
 def test_another_is_served_by_a_request_from_before_it_began_but_not_from_long_before() -> None:
     for age, asked in ((FRESH * 0.9, []), (FRESH, [1]), (FRESH * 1.1, [1])):
-        recent = Recent()
+        recent = RecentRequests()
         recent.asked([1], 5.0 - age)
         subject, _ = survey(recent=recent)
         subject.add([1], 5.0)
@@ -210,7 +210,7 @@ def test_another_is_served_by_a_request_from_before_it_began_but_not_from_long_b
 
 
 def test_the_answer_that_another_got_is_told_to_our_listener_too() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     recent.asked([1], 5.0)
     recent.answered(1, Answer(STATION, 0.1, to_us=True))
     subject, told = survey(recent=recent)
@@ -221,7 +221,7 @@ def test_the_answer_that_another_got_is_told_to_our_listener_too() -> None:
 
 
 def test_what_answered_us_is_told_to_the_others() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     subject, _ = survey(recent=recent)
     subject.add([1], 5.0)
     flush(subject, 5.0)
@@ -233,7 +233,7 @@ def test_what_answered_us_is_told_to_the_others() -> None:
 
 
 def test_where_the_kernel_takes_no_frame_nothing_has_been_asked() -> None:
-    recent = Recent()
+    recent = RecentRequests()
     subject, _ = survey(recent=recent)
     subject.add([1], 5.0)
     subject.peek(5)
