@@ -4,55 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any
 
 from arpipam.errors import ArpipamError, InputError
-from arpipam.fabric import Site
-from arpipam.fabric import load as load_fabric
 from arpipam.leases.lease import LeaseState
-from arpipam.leases.sqlite import SqliteLeaseStore
-from arpipam.link import netlink
 from arpipam.protocol.outcome import NO_WITNESS
 from launcher.agent.comparison import Ledger
+from launcher.agent.config.keys import NetworkSettings
 from launcher.agent.conflicts import Conflicts
-from launcher.agent.contract import Event, LeaseView, StationView, Status
+from launcher.agent.contract import EventKind, LeaseView, StationView, Status
+from launcher.agent.declared import Declared
+from launcher.agent.edges import Edges
+from launcher.agent.journal import Journal
 from launcher.agent.log import logger
-from launcher.agent.memory import Stations, StationStore
+from launcher.agent.memory import Memory
 from launcher.agent.metrics import Metrics
 from launcher.agent.network import ready
 from launcher.agent.network.lending import AgentClaim, ClaimWish
 from launcher.agent.network.network import Network
 from launcher.agent.network.shared import Tools
-from launcher.agent.pools import DockerPool, PoolStore
-from launcher.agent.report import lease_view, network_view
+from launcher.agent.pools import DockerPool
+from launcher.agent.report import lease_view, network_view, station_views
 from launcher.agent.server.docker_ipam import AddressRequest, Kind, PoolRequest
-from launcher.engine.watch import EngineWatch
+from launcher.agent.supervise import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Coroutine
     from pathlib import Path
 
     from launcher.agent.config.file import Config
-    from launcher.agent.config.keys import NetworkSettings
+    from launcher.agent.contract import Event
+    from launcher.agent.memory import StationStore
     from launcher.engine.model import EngineView
 
+ENGINE, COMPARISON, METRICS = "engine", "comparison with the engine", "metrics"
+MEMORY, POOLS, LEASES = "memory of stations", "pools", "leases"
+"""Names of the parts that may fail by themselves."""
 OPENING = 5.0  # s that a new network gets to open its link, before Docker is told that it cannot be made
 NO_WITNESS_FOR_DOCKER = (
     "no station answered, so silence proves nothing; name one that must answer when the network is made, with "
     "--ipam-opt witness=ADDRESS, or in the agent's file, or say --ipam-opt alone=true if there is no other"
 )
-SAVING = 10.0  # s between two times that the stations are put on disk
-MOST_EVENTS = 1000  # that are remembered, and that a reader may be behind
-QUIET = {"claimed", "handed out", "handed over", "taken over", "released", "adopted"}
-"""Events of everyday life, logged at level debug, ..."""
-GOOD = {"link up", "engine found", "healed", "moved"}
-"""... and good news, at level info; all else is a warning."""
 
 
 @dataclass
@@ -62,47 +59,55 @@ class _Running:
 
 
 class Agent:
-    """Use it between `start` and `stop`, on one event loop. What Docker asks raises ArpipamError with one line."""
+    """Use it between `start` and `stop`, on one event loop. What Docker asks raises ArpipamError with one line.
 
-    def __init__(self, config: Config) -> None:
-        self.started = time.time()
+    `driver`: the name under which the engine knows it. `edges`: what lies around it, see edges.py.
+    """
+
+    def __init__(self, config: Config, *, driver: str = "arpipam", edges: Edges | None = None) -> None:
+        self._edges = edges = edges or Edges()
+        self.started = edges.now()
         self._loop = asyncio.get_running_loop()
+        self._journal = Journal(clock=edges.now)
+        self._supervisor = Supervisor(self._journal.failed, self._journal.works_again, clock=edges.now)
         state_dir = config.agent.state_dir
-        leases = SqliteLeaseStore(state_dir / "leases.db")
-        self._pools = PoolStore(state_dir / "pools.db")
-        self._station_store = _station_store(state_dir / "stations.db")
-        self._stations: dict[str, Stations] = {}
+        leases = edges.lease_store(state_dir / "leases.db")
+        self._pools = edges.pool_store(state_dir / "pools.db")
+        self._memory = Memory(self._station_store(state_dir / "stations.db"))
         self._running: dict[str, _Running] = {}
+        self._wrong: dict[str, str] = {}
+        """Networks, by pool, whose settings are wrong, and why: they are defended, and nothing is handed out there."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
-        self._readers: set[asyncio.Queue[Event]] = set()
         self._engine = "not looked for yet"
-        self.metrics = Metrics(self.status)
-        self.watch = EngineWatch(
+        self._unreadable: frozenset[str] = frozenset()
+        self._metrics = Metrics(self.status)
+        self.tools = Tools(
+            config=config,
+            leases=leases,
+            metrics=self._metrics,
+            journal=self._journal,
+            memory=self._memory,
+            declared=Declared(config, on_subnet=edges.on_subnet),
+            edges=edges,
+            driver=driver,
+            spawn=self.spawn,
+        )
+        self._watch = edges.follower(
             config.agent.docker_host(),
             interval=lambda: self.tools.config.agent.compare,
             seen=lambda view: self._soon(self._engine_seen, view),
             lost=lambda why: self._soon(self._engine_lost, why),
         )
-        self.tools = Tools(
-            config=config,
-            leases=leases,
-            metrics=self.metrics,
-            tell=self.tell,
-            spawn=self.spawn,
-            stations=self._stations_of,
-            declared=self._declared,
-        )
-        self.ledger = self.tools.ledger = Ledger(self.tools, self._networks, self._forget_pool, self.watch.look)
-        self._conflicts = Conflicts(self.tools, self.watch.move)
+        self.ledger = self.tools.ledger = Ledger(self.tools, self._networks, self._forget_pool, self._watch.look)
+        self._conflicts = Conflicts(self.tools, self._watch.move)
 
     async def start(self) -> None:
         """Defend every lease that was left, then follow the engine."""
-        leases = self.tools.leases
+        leases, tools = self.tools.leases, self.tools
         for lease in leases.leases(states=(LeaseState.CLAIMED,)):
             if lease.owner == ready.OWNER and not leases.held(lease.id):
-                leases.release(lease.id, quarantine=0.0)  # nobody defended it meanwhile: it has to be probed again
-        leases.reap(quarantine=self.tools.config.agent.quarantine)
+                leases.release(lease.id, quarantine=0.0)  # nothing defended it meanwhile: it has to be probed again
+        leases.reap(quarantine=tools.config.agent.quarantine)
         for pool in list(self._pools.pools.values()):
             self._run(pool, self._lenient(pool))
         for lease in leases.leases(states=(LeaseState.BOUND,)):
@@ -114,30 +119,46 @@ class Agent:
             _, late = await asyncio.wait(opening, timeout=OPENING)
             for task in late:
                 task.cancel()
-        self.watch.start()
-        self.spawn(self._save_stations())
+        self.spawn(self._supervisor.run(ENGINE, self._watch.run))
+        self.spawn(self._supervisor.run(MEMORY, lambda: self._memory.run(lambda: self._supervisor.works(MEMORY))))
+        if (endpoint := tools.config.agent.metrics) is not None:
+            self.spawn(
+                self._supervisor.run(
+                    METRICS, lambda: self._metrics.run(endpoint, lambda: self._supervisor.works(METRICS))
+                )
+            )
 
     async def stop(self) -> None:
-        """Let go of what is ready; what was handed out stays on disk, and is defended by the next agent."""
-        await asyncio.to_thread(self.watch.stop)
-        for running in self._running.values():
-            running.task.cancel()
-        await asyncio.gather(*(running.task for running in self._running.values()), return_exceptions=True)
-        for task in self._tasks:
+        """Let go of what is ready; what was handed out stays on disk, and is defended by the next agent.
+
+        Each part ends, whatever happens to another one.
+        """
+        await self._supervisor.attempt(ENGINE, partial(self._edges.in_thread, self._watch.stop))
+        tasks = [*(running.task for running in self._running.values()), *self._tasks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        with suppress(ArpipamError):
-            self._save()
-        if self._station_store is not None:
-            self._station_store.close()
-        self._pools.close()
-        self.tools.leases.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        closing = {MEMORY: self._memory.close, POOLS: self._pools.close, LEASES: self.tools.leases.close}
+        for part, close in closing.items():
+            await self._supervisor.attempt(part, partial(self._edges.in_thread, close))
 
     async def reload(self, config: Config) -> None:
-        """Go on by another file, without letting go of anything."""
-        self.tools.config = config
-        for running in self._running.values():
-            await running.network.configure(self._lenient(running.network.pool))
+        """Go on by another file, without letting go of anything. Raises ArpipamError where it changes nothing.
+
+        A network that cannot take its new settings goes on with the old ones, and shows why.
+        """
+        declared = Declared(config, on_subnet=self._edges.on_subnet)
+        settings: dict[str, NetworkSettings] = {}
+        for running in self._running.values():  # all that can be wrong is found before anything changes
+            pool = running.network.pool
+            settings[pool.id] = self._merged(config, pool)
+            await self._edges.in_thread(declared.of, pool, settings[pool.id])
+        await self._edges.in_thread(declared.fabric)
+        self.tools.config, self.tools.declared = config, declared
+        self._wrong.clear()
+        for pool_id, running in list(self._running.items()):
+            new = settings.get(pool_id) or self._lenient(running.network.pool)
+            await self._supervisor.attempt(_settings_of(pool_id), partial(running.network.configure, new))
 
     # What Docker asks; see docker_ipam.py.
 
@@ -150,11 +171,11 @@ class Agent:
         settings = self.tools.config.settings(request.subnet, request.options)
         interface = settings.interface
         if interface is None:
-            interface = await asyncio.to_thread(self._interface_of, request.subnet)
+            interface = await self._edges.in_thread(self.tools.declared.interface_of, request.subnet)
         wanted = DockerPool(interface, request.subnet, request.ranges, dict(request.options))
         new = wanted.id not in self._running
         if new and wanted.id not in self._pools.pools:
-            await asyncio.to_thread(netlink.facts, interface)  # a typing error is told at once
+            await self._edges.in_thread(self._edges.facts, interface)  # a typing error is told at once
         pool = self._pools.request(wanted)
         if pool.options != wanted.options:
             settings = self._lenient(pool)
@@ -178,6 +199,8 @@ class Agent:
     async def request_address(self, request: AddressRequest) -> IPv4Interface:
         """An address for a container, or for Docker itself."""
         network = self._network(request.pool)
+        if (why := self._wrong.get(request.pool)) is not None:
+            raise InputError(why)
         if request.kind is not Kind.ENDPOINT:
             return await network.reserved.keep(request.address, gateway=request.kind is Kind.GATEWAY)
         assert request.mac is not None  # noqa: S101 - that is what makes it an endpoint's
@@ -185,7 +208,7 @@ class Agent:
             lease = await network.hand_out(request.mac, request.address)
         except ArpipamError as error:
             text = str(error).replace(NO_WITNESS, NO_WITNESS_FOR_DOCKER)
-            network.tell("refused", mac=request.mac, address=str(request.address or ""), text=text)
+            network.tell(EventKind.REFUSED, mac=request.mac, address=str(request.address or ""), text=text)
             raise type(error)(text) from None
         return IPv4Interface(f"{lease.address}/{lease.prefix}")
 
@@ -193,14 +216,14 @@ class Agent:
         """A container has stopped, or left the network; what is not known was given back already."""
         if pool in self._running:
             await self._running[pool].network.give_back(address)
-            self.watch.look()
+            self._watch.look()
 
     # What the command line and arpipam-run ask.
 
     def status(self) -> Status:
         """Return how the agent is."""
         views = tuple(network_view(network) for network in self._networks())
-        return Status(version("arpipam"), os.getpid(), self.started, self._engine, views)
+        return Status(version("arpipam"), os.getpid(), self.started, self._engine, views, self._supervisor.failures)
 
     def leases(self) -> list[LeaseView]:
         """Return all leases of this host."""
@@ -208,47 +231,23 @@ class Agent:
         return [lease_view(lease, self._network_of(lease.interface, lease.address)) for lease in leases]
 
     def stations(self) -> list[StationView]:
-        """Everybody who was seen on the links."""
-        return [
-            StationView(interface, str(IPv4Address(seen.address)), seen.mac.hex(":"), seen.first, seen.last)
-            for interface, stations in sorted(self._stations.items())
-            for seen in sorted(stations)
-        ]
+        """Every station that was seen on a link."""
+        return station_views(self._memory)
 
-    async def events(self, *, recent: bool = False) -> AsyncIterator[Event]:
+    def events(self, *, recent: bool = False) -> AsyncIterator[Event]:
         """What happens, after what happened of late; ends for a reader that is too far behind."""
-        queue: asyncio.Queue[Event] = asyncio.Queue(2 * MOST_EVENTS)
-        for event in self._events if recent else ():
-            queue.put_nowait(event)
-        self._readers.add(queue)
-        try:
-            while queue in self._readers or not queue.empty():
-                yield await queue.get()
-        finally:
-            self._readers.discard(queue)
+        return self._journal.events(recent=recent)
 
     async def claim(self, wish: ClaimWish) -> AgentClaim:
         """Claim an address for arpipam-run, defended until it is released or its container is gone."""
         network = await self._network_for(wish)
-        started = time.monotonic()
+        started = self._edges.monotonic()
         claim = await network.lending.lend(wish)
-        elapsed = time.monotonic() - started
-        self.metrics.claimed("search" if wish.address is None else "given", elapsed)
+        elapsed = self._edges.monotonic() - started
+        self._metrics.claimed("search" if wish.address is None else "given", elapsed)
         return AgentClaim(network, claim, elapsed)
 
     # Parts of these.
-
-    def tell(self, event: Event) -> None:
-        """Something happened."""
-        self._events.append(event)
-        for queue in list(self._readers):
-            try:
-                queue.put_nowait(event)
-            except asyncio.QueueFull:
-                self._readers.discard(queue)
-        said: dict[str, Any] = {key: value for key, value in vars(event).items() if value and key not in {"at", "kind"}}
-        log = logger()
-        (log.debug if event.kind in QUIET else log.info if event.kind in GOOD else log.warning)(event.kind, **said)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something beside, to its end."""
@@ -273,12 +272,15 @@ class Agent:
         if running is None:
             return
         network = running.network
-        await network.reserved.forget()
-        for address in list(network.held):
-            await network.release(address)
-        running.task.cancel()
-        with suppress(asyncio.CancelledError):
-            await running.task
+        self._wrong.pop(pool_id, None)
+        self._supervisor.works(_settings_of(pool_id))
+        try:
+            await network.reserved.forget()
+            for address in list(network.held):
+                await network.release(address)
+        finally:
+            running.task.cancel()
+            await asyncio.gather(running.task, return_exceptions=True)
 
     async def _forget_pool(self, pool_id: str) -> None:
         """Docker has no network on it, and the news of that was lost; where it never had one, arpipam-run may."""
@@ -300,7 +302,7 @@ class Agent:
 
     async def _network_for(self, wish: ClaimWish) -> Network:
         """The network that a wish of arpipam-run means; made where Docker has none there."""
-        facts = await asyncio.to_thread(netlink.facts, wish.interface)
+        facts = await self._edges.in_thread(self._edges.facts, wish.interface)
         inside = IPv4Address(wish.address) if wish.address else None
         own = [p.network for p in facts.prefixes if inside is None or inside in p.network]
         if wish.subnet is None and not own:
@@ -316,61 +318,34 @@ class Agent:
         return network
 
     def _lenient(self, pool: DockerPool) -> NetworkSettings:
-        """The settings of a pool that exists; options that have become wrong are left out, and told."""
+        """The settings of a network whose leases have to be defended, also where its settings are wrong."""
+        part = _settings_of(pool.id)
         try:
-            return self.tools.config.settings(pool.subnet, pool.options)
+            settings = self._merged(self.tools.config, pool)
+        except ArpipamError as error:
+            self._wrong[pool.id] = str(error)
+            self._supervisor.failed(part, error)
+            return NetworkSettings(ready=0)
+        self._wrong.pop(pool.id, None)
+        self._supervisor.works(part)
+        return settings
+
+    @staticmethod
+    def _merged(config: Config, pool: DockerPool) -> NetworkSettings:
+        """The settings of a pool that exists; options that have become wrong are left out, and logged."""
+        try:
+            return config.settings(pool.subnet, pool.options)
         except InputError as error:
             logger().warning("options of a pool are left out", pool=pool.id, reason=str(error))
-            return self.tools.config.settings(pool.subnet, {})
+            return config.settings(pool.subnet, {})
 
-    def _interface_of(self, subnet: IPv4Network) -> str:
-        """The interface that has the subnet, or on which the fabric declares it."""
-        found = netlink.on_subnet(subnet)
-        if len(found) == 1:
-            return found[0]
-        file = self.tools.config.agent.fabric_file()
-        if file is not None:
-            fabric = load_fabric(file)
-            if fabric.subnet.overlaps(subnet):
-                return fabric.bridge
-        several = (
-            f"several interfaces have an address in it ({', '.join(found)})"
-            if found
-            else ("no interface has an address in it")
-        )
-        raise InputError(f"pool {subnet}: {several}; name the link: --ipam-opt interface=IF")
-
-    def _declared(
-        self, pool: DockerPool, settings: NetworkSettings
-    ) -> tuple[Mapping[IPv4Address, str], tuple[str, ...]]:
-        required = dict.fromkeys(settings.witnesses, "")
-        file = self.tools.config.agent.fabric_file()
-        fabric = None if file is None else load_fabric(file)
-        if fabric is None or fabric.bridge != pool.interface or not fabric.subnet.overlaps(pool.subnet):
-            return required, ()
-        site = Site(fabric, self.tools.config.agent.state_dir, name=self.tools.config.agent.host)
-        names = {host.address.ip: host.name for host in fabric.hosts}
-        required |= {address: names.get(address, "") for address in site.witnesses()}
-        return required, tuple(str(address) for address in site.kept() if address in pool.subnet)
-
-    def _stations_of(self, interface: str) -> Stations:
-        if interface not in self._stations:
-            store = self._station_store
-            self._stations[interface] = Stations() if store is None else store.load(interface)
-        return self._stations[interface]
-
-    async def _save_stations(self) -> None:
-        while True:
-            await asyncio.sleep(SAVING)
-            try:
-                await asyncio.to_thread(self._save)
-            except ArpipamError as error:
-                logger().warning("stations not saved", reason=str(error))
-
-    def _save(self) -> None:
-        if self._station_store is not None:
-            for interface, stations in list(self._stations.items()):
-                self._station_store.save(interface, stations)
+    def _station_store(self, path: Path) -> StationStore | None:
+        """What is remembered of stations is a hint: without its file the agent works all the same."""
+        try:
+            return self._edges.station_store(path)
+        except ArpipamError as error:
+            self._supervisor.failed(MEMORY, error)
+            return None
 
     # The engine's news, which come from its thread.
 
@@ -379,24 +354,26 @@ class Agent:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _engine_seen(self, view: EngineView) -> None:
+        self._supervisor.works(ENGINE)
         if self._engine != view.version:
             self._engine = view.version
-            self.tell(Event(time.time(), "engine found", text=f"Docker {view.version}"))
-        self.spawn(self.ledger.compare(view))
+            self._journal.add(EventKind.ENGINE_FOUND, text=f"Docker {view.version}")
+        for line in sorted(frozenset(view.unreadable) - self._unreadable):
+            self._journal.add(EventKind.ENGINE_UNREADABLE, text=f"skipped, since it cannot be read: {line}")
+        self._unreadable = frozenset(view.unreadable)
+        self.spawn(self._compare(view))
+
+    async def _compare(self, view: EngineView) -> None:
+        await self._supervisor.attempt(COMPARISON, partial(self.ledger.compare, view))
 
     def _engine_lost(self, why: str) -> None:
         if self._engine != why:
             self._engine = why
-            self.tell(Event(time.time(), "engine lost", text=why))
+            self._journal.add(EventKind.ENGINE_LOST, text=why)
 
 
-def _station_store(path: Path) -> StationStore | None:
-    """What is remembered of stations is a hint: without its file the agent works all the same."""
-    try:
-        return StationStore(path)
-    except ArpipamError as error:
-        logger().warning("stations are not kept on disk", reason=str(error))
-        return None
+def _settings_of(pool_id: str) -> str:
+    return f"settings of {pool_id}"
 
 
 async def _told(work: Coroutine[Any, Any, None]) -> None:

@@ -138,7 +138,7 @@ class Ledger:
 
         Docker names the bridge or parent; where only one pool has the subnet, it is that one, whatever its link is.
         """
-        if docker.ipam != self._tools.config.agent.socket.stem or docker.subnet != pool.subnet:
+        if docker.ipam != self._tools.driver or docker.subnet != pool.subnet:
             return False
         pools = [network.pool for network in self._networks() if network.pool.subnet == pool.subnet]
         return docker.interface == pool.interface or len(pools) == 1
@@ -154,7 +154,7 @@ class Ledger:
 
     def _of(self, lease: Lease) -> Iterable[Endpoint]:
         for docker in self._view.networks if self._view else ():
-            if docker.interface == lease.interface or docker.ipam == self._tools.config.agent.socket.stem:
+            if docker.interface == lease.interface or docker.ipam == self._tools.driver:
                 yield from (endpoint for endpoint in docker.endpoints if endpoint.address == lease.address)
 
     def stopped(self, held: Held) -> bool:
@@ -173,7 +173,7 @@ class Ledger:
 
     def given_by_us(self, network: str) -> bool:
         """Whether the addresses of that Docker network come from us; arpipam-run's networks may be Docker's own."""
-        driver = self._tools.config.agent.socket.stem
+        driver = self._tools.driver
         known = self._view.networks if self._view else ()
         return any(docker.name == network and docker.ipam == driver for docker in known)
 

@@ -7,19 +7,17 @@ claims meet, as after a cut, the older one stays, and both hosts know which one 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from contextlib import suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from arpipam.errors import ArpipamError
-from launcher.agent.contract import Event
+from launcher.agent.contract import Event, EventKind
+from launcher.agent.flood import Flood
+from launcher.agent.hooks import Hooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from ipaddress import IPv4Address
-    from pathlib import Path
 
     from arpipam.claim import Conflict
     from launcher.agent.network.network import Held, Network
@@ -30,20 +28,22 @@ DECIDE = 1.0  # s that another host's agent gets to say since when it has the ad
 INFANCY = 5.0  # s: a claim so young that meets an older one was never free, and its container moves by any policy
 MOVING = 60.0  # s that the container gets to run, so that it can be moved
 LOOK = 0.5  # s between two looks at that
-HOOK_TIME = 30.0  # s that the hook program may take
-HOOKS_AT_ONCE = 4
+MOST_OF_ONE, MOST_IN_ALL = 4, 64  # conflicts told in TOLD_EVERY, of one address and of all; the rest is counted
+MOVES_AT_ONCE = 2
 _MEMORY = 1024
 
 
 class Conflicts:
-    """Takes in all conflicts of the agent; `move(container, network)` is the engine's, and waits."""
+    """Takes in all conflicts of the agent; `move(container, network)` is the engine's."""
 
-    def __init__(self, tools: Tools, move: Callable[[str, str], None]) -> None:
+    def __init__(self, tools: Tools, move: Callable[[str, str], Awaitable[None]]) -> None:
         self._tools = tools
         self._move = move
         self._told: dict[tuple[str, IPv4Address, str, bool | None], float] = {}
         self._moving: set[IPv4Address] = set()
-        self._hooks = asyncio.Semaphore(HOOKS_AT_ONCE)
+        self._moves = asyncio.Semaphore(MOVES_AT_ONCE)
+        self._hooks = Hooks(tools.journal, tools.spawn, tools.edges.run_hook)
+        self._flood = Flood(TOLD_EVERY, MOST_OF_ONE, MOST_IN_ALL)
 
     def met(self, network: Network, held: Held, conflict: Conflict) -> None:
         """Another station uses the address."""
@@ -56,7 +56,11 @@ class Conflicts:
             if len(self._told) >= _MEMORY:  # whoever makes up MACs is told of less often
                 self._told.clear()
             self._told[key] = now
-            self._tell(network, held, conflict, moves=moves)
+            counted = self._flood.is_counting
+            if self._flood.admits((network.pool.interface, conflict.address), now):
+                self._tell(network, held, conflict, moves=moves)
+            elif not counted:
+                asyncio.get_running_loop().call_later(TOLD_EVERY, self._tell_counts)
         if moves and conflict.address not in self._moving:
             self._moving.add(conflict.address)
             self._tools.spawn(self._move_on(network, held, conflict))
@@ -79,7 +83,7 @@ class Conflicts:
         text = f"{conflict.other} uses {conflict.address} of {owner} too; {does}"
         event = Event(
             time.time(),
-            "conflict",
+            EventKind.CONFLICT,
             network.pool.interface,
             address=str(conflict.address),
             mac=conflict.mac,
@@ -87,31 +91,18 @@ class Conflicts:
             owner=owner,
             text=text,
         )
-        self._tools.tell(event)
+        self._tools.journal.tell(event)
         hook = self._tools.config.agent.hook
         if hook is not None:
-            self._tools.spawn(self._run_hook(hook, event))
+            self._hooks.pass_on(hook, event)
 
-    async def _run_hook(self, hook: Path, event: Event) -> None:
-        """Run the program with the event as JSON on its standard input."""
-        async with self._hooks:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    hook, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
-                )
-            except OSError as error:
-                self._tools.tell(Event(time.time(), "hook failed", text=f"hook {hook}: {error.strerror}"))
-                return
-            try:
-                async with asyncio.timeout(HOOK_TIME):
-                    await process.communicate(json.dumps(asdict(event)).encode() + b"\n")
-            except TimeoutError:
-                self._tools.tell(Event(time.time(), "hook failed", text=f"hook {hook}: killed after {HOOK_TIME:g} s"))
-            finally:
-                if process.returncode is None:
-                    with suppress(ProcessLookupError):
-                        process.kill()
-                    await process.wait()
+    def _tell_counts(self) -> None:
+        """Of a flood, only numbers."""
+        for key, count in self._flood.take().items():
+            interface, address = key if isinstance(key, tuple) else ("", "")
+            where = f"use of {address}" if address else "use of further addresses"
+            text = f"{where} by other stations: {count} more conflicts than were told one by one"
+            self._tools.journal.add(EventKind.CONFLICT, str(interface), address=str(address), text=text)
 
     async def _move_on(self, network: Network, held: Held, conflict: Conflict) -> None:
         """Give the container another address, unless ours turns out to be the older of two claims."""
@@ -131,9 +122,12 @@ class Conflicts:
                 text = f"{held.claim.lease.owner} keeps {address}: {docker} has Docker's own addresses; start it anew"
                 network.tell("move failed", address=str(address), owner=held.claim.lease.owner, text=text)
                 return
-            held.leaving = True
             try:
-                await asyncio.to_thread(self._move, held.claim.lease.container.partition("@")[0], docker)
+                async with self._moves:
+                    if network.held.get(address) is not held:
+                        return  # it has stopped while others were moved
+                    held.leaving = True
+                    await self._move(held.claim.lease.container.partition("@")[0], docker)
             except ArpipamError as error:
                 text = f"{held.claim.lease.owner} keeps {address}, which {conflict.other} uses too: {error}"
                 network.tell("move failed", address=str(address), owner=held.claim.lease.owner, text=text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,62 @@ class StationView:
     last: float
 
 
+class EventKind(StrEnum):
+    """Every kind of event, and what it means."""
+
+    CONFLICT = "conflict"
+    """Another station uses an address of ours."""
+    MOVED = "moved"
+    """A container got another address, since another station uses its former one."""
+    MOVE_FAILED = "move failed"
+    """A container keeps an address that another station uses too."""
+    HOOK_FAILED = "hook failed"
+    """The hook was not run, was killed, ended with an error, or was left out for some conflicts."""
+    PARTITION = "partition"
+    """A station that must answer is silent: nothing is searched on that network."""
+    HEALED = "healed"
+    """All stations that must answer do so again."""
+    LINK_DOWN = "link down"
+    """A link cannot be used."""
+    LINK_UP = "link up"
+    """A link is open, and all its leases are defended."""
+    CLAIMED = "claimed"
+    """An address is ours, for arpipam-run or to be kept ready."""
+    HANDED_OUT = "handed out"
+    """Docker was given an address."""
+    HANDED_OVER = "handed over"
+    """A container answers for its address itself."""
+    TAKEN_OVER = "taken over"
+    """A container has stopped; the agent answers for its address."""
+    RELEASED = "released"
+    """An address is ours no more."""
+    REFUSED = "refused"
+    """Docker asked for an address and got none."""
+    LEAKED = "leaked"
+    """Docker never released an address that no container has; the agent did."""
+    ADOPTED = "adopted"
+    """A container has an address of ours that was not recorded."""
+    EXHAUSTED = "exhausted"
+    """No address can be claimed ahead of need."""
+    ENGINE_LOST = "engine lost"
+    """The Docker engine cannot be reached."""
+    ENGINE_FOUND = "engine found"
+    """The Docker engine answers, or answers with another version."""
+    ENGINE_UNREADABLE = "engine unreadable"
+    """The engine has a network or container whose description cannot be read; the others are followed."""
+    FAILED = "failed"
+    """A part of the agent does not work; it is restarted."""
+    WORKS_AGAIN = "works again"
+    """A part that failed works again."""
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that happened."""
 
     at: float
     kind: str
-    """`conflict`, `moved`, `move failed`, `hook failed`, `partition`, `healed`, `link down`, `link up`, `claimed`,
-    `handed out`, `handed over`, `taken over`, `released`, `refused`, `leaked`, `adopted`, `exhausted`, `engine lost`,
-    `engine found`, `failed`, `works again`."""
+    """One of EventKind's values."""
     interface: str = ""
     address: str = ""
     mac: str = ""

@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 
@@ -22,10 +22,10 @@ _FIRST = ("time", "level", "event")
 _LOGGER = "arpipam"
 
 
-def configure(*, json: bool, stream: TextIO | None = None) -> None:
+def configure(*, stream: TextIO | None = None) -> None:
     """Log to the stream (default: standard error) from now on; a second call replaces the first.
 
-    `json`: one JSON object a line. Else lines for a person where the stream is a terminal, and logfmt where it is not.
+    Lines are for a person where the stream is a terminal, and logfmt where it is not.
     """
     target = sys.stderr if stream is None else stream
     before: list[Processor] = [
@@ -35,14 +35,13 @@ def configure(*, json: bool, stream: TextIO | None = None) -> None:
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.StackInfoRenderer(),
     ]
-    terminal = not json and target.isatty()
     after: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if terminal:
+    if target.isatty():
         plain = structlog.dev.plain_traceback  # the rich one prints local variables, and a screenful of them
         after.append(structlog.dev.ConsoleRenderer(timestamp_key="time", exception_formatter=plain))
     else:
-        after += [structlog.processors.format_exc_info, _in_order]
-        after.append(structlog.processors.JSONRenderer(ensure_ascii=False) if json else _logfmt)
+        renderer = structlog.processors.LogfmtRenderer(key_order=_FIRST, drop_missing=True, bool_as_flag=False)
+        after += [structlog.processors.format_exc_info, _printable, renderer]
     handler = logging.StreamHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -82,27 +81,17 @@ def _from_library(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return event
 
 
-def _in_order(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """What every line has comes first."""
-    return {key: event[key] for key in (*_FIRST, *(key for key in event if key not in _FIRST)) if key in event}
+def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Keys and values that logfmt can hold: no line is refused for a key, or becomes two by a value."""
+    return {
+        re.sub(r"[^!#-<>-~]", "_", str(key)): value if value is None or isinstance(value, bool) else _value(str(value))
+        for key, value in event.items()
+    }
 
 
-def _logfmt(_: WrappedLogger, __: str, event: EventDict) -> str:
-    """As logfmt. Unlike structlog's renderer, which raises for a key with a space, this one loses no line."""
-    return " ".join(f"{re.sub(r'[^!#-<>-~]', '_', str(key))}={_value(value)}" for key, value in event.items())
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    text = str(value)
-    if re.fullmatch(r"[!#-<>-\[\]-~]+", text):
-        return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped)
-    return f'"{printable}"'
+def _value(text: str) -> str:
+    """Control characters escaped; line ends are left to the renderer."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _uncaught(

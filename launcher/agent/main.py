@@ -9,17 +9,18 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arpipam.errors import ArpipamError
 from launcher.agent import log
 from launcher.agent.agent import Agent
 from launcher.agent.config import file as configuration
+from launcher.agent.server.listening import passed_socket
 from launcher.agent.server.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from launcher.agent.config.file import Config
 
@@ -38,7 +39,7 @@ def run(path: Path | None, socket: Path | None, state_dir: Path | None, metrics:
     with suppress(OSError):  # not ours to decide: a unit's Nice= does the same
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
     sys.setswitchinterval(SWITCH)
-    log.configure(json=False)
+    log.configure()
     asyncio.run(_run(config, read))
 
 
@@ -50,17 +51,17 @@ async def _run(config: Config, read: Callable[[], Config]) -> None:
         loop.add_signal_handler(number, ending.set)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
     async with AsyncExitStack() as stack:
-        agent = Agent(config)
+        passed = passed_socket()
+        path = config.agent.socket if passed is None else Path(passed.getsockname())
+        agent = Agent(config, driver=path.stem)
         stack.push_async_callback(agent.stop)
         await agent.start()
-        if config.agent.metrics is not None:
-            stack.push_async_callback(await agent.metrics.serve(config.agent.metrics))
-        server = Server(agent, config.agent.socket)
+        server = Server(agent, path, passed=passed)
         await server.start()
         stack.push_async_callback(server.stop)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: to look through it again and again would take 40 ms each time
-        log.logger().info("ready", socket=str(config.agent.socket), state_dir=str(config.agent.state_dir))
+        log.logger().info("ready", socket=str(path), state_dir=str(config.agent.state_dir))
         while not ending.is_set():
             waits = [asyncio.create_task(event.wait()) for event in (ending, reloading)]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -75,11 +76,14 @@ async def _reload(agent: Agent, old: Config, read: Callable[[], Config]) -> Conf
     """Go on by the file as it is now; a file that is wrong changes nothing."""
     try:
         new = read()
+        await agent.reload(new)
     except ArpipamError as error:
         log.logger().error("not reloaded", reason=str(error))
         return old
+    except Exception:  # noqa: BLE001 - a reload never ends the agent
+        log.logger().exception("not reloaded; internal error, please report it")
+        return old
     if fixed := configuration.changes(old, new):
         log.logger().warning("needs a restart", keys=", ".join(fixed))
-    await agent.reload(new)
     log.logger().info("reloaded")
     return new

@@ -6,6 +6,7 @@ others). It never proves that an address is free: only the wire does.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import OrderedDict
@@ -26,6 +27,8 @@ NEWCOMERS = 8
 """One place in so many is for newcomers, however many regulars there are."""
 AGE = 30 * 86400.0
 """Seconds for which an address is remembered that is not seen again."""
+SAVING = 10.0
+"""Seconds between two times that the stations are put on disk."""
 
 _VERSION = 1
 _SCHEMA = """
@@ -269,3 +272,42 @@ class StationStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Memory:
+    """The stations of every link, saved from time to time. Without its file the agent works all the same."""
+
+    def __init__(self, store: StationStore | None) -> None:
+        self._store = store
+        self._stations: dict[str, Stations] = {}
+
+    def of(self, interface: str) -> Stations:
+        """The stations of one link."""
+        if interface not in self._stations:
+            self._stations[interface] = Stations() if self._store is None else self._store.load(interface)
+        return self._stations[interface]
+
+    def __iter__(self) -> Iterator[tuple[str, Stations]]:
+        """Each link's name with its stations, sorted by name."""
+        return iter(sorted(self._stations.items()))
+
+    async def run(self, saved: Callable[[], None]) -> None:
+        """Save every SAVING seconds until cancelled, and call `saved()` each time. Raises LeaseError."""
+        while True:
+            await asyncio.sleep(SAVING)
+            await asyncio.to_thread(self.save)
+            saved()
+
+    def save(self) -> None:
+        """Write what has changed. Raises LeaseError."""
+        if self._store is not None:
+            for interface, stations in list(self._stations.items()):
+                self._store.save(interface, stations)
+
+    def close(self) -> None:
+        """Save and close the file. Raises LeaseError."""
+        if self._store is not None:
+            try:
+                self.save()
+            finally:
+                self._store.close()

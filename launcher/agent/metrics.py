@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from typing import TYPE_CHECKING, Literal, get_args
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.aiohttp import make_aiohttp_handler
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from arpipam.errors import InputError
@@ -25,13 +26,6 @@ if TYPE_CHECKING:
 
 How = Literal["ready", "search", "given"]
 """Where a claimed address came from: it was kept ready, it was searched for, or the user named it."""
-Outcome = Literal["ok", "refused", "failed", "gone"]
-"""How a request ended: well, with one clear line, with an error of ours, or its caller had hung up."""
-METHODS = (
-    *("Plugin.Activate", "IpamDriver.GetCapabilities", "IpamDriver.GetDefaultAddressSpaces"),
-    *("IpamDriver.RequestPool", "IpamDriver.ReleasePool", "IpamDriver.RequestAddress", "IpamDriver.ReleaseAddress"),
-)
-"""What Docker asks; all else is counted as `other`, so that no caller can make up ever more series."""
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Seconds: a ready address takes about one millisecond, a search some tenths, RFC 5227's timing 4 to 7 s."""
 _NETWORK = ("interface", "subnet")
@@ -57,9 +51,6 @@ class Metrics:
         self._conflicts = Counter(
             "arpipam_conflicts", "Other stations that used an address of ours.", ["interface"], registry=self.registry
         )
-        self._requests = Counter(
-            "arpipam_requests", "Requests that were answered.", ["method", "outcome"], registry=self.registry
-        )
         for how in get_args(How):  # a series that is there from the start has a rate from its first event on
             self._claims.labels(how)
         for verdict in Verdict:
@@ -77,9 +68,14 @@ class Metrics:
         """Another station used an address of ours."""
         self._conflicts.labels(interface).inc()
 
-    def request(self, method: str, outcome: Outcome) -> None:
-        """A request was answered; methods that Docker does not have are one."""
-        self._requests.labels(method if method in METHODS else "other", outcome).inc()
+    async def run(self, endpoint: MetricsEndpoint, serving: Callable[[], None]) -> None:
+        """Serve until cancelled, and call `serving()` once that has begun. Raises as `serve`."""
+        close = await self.serve(endpoint)
+        serving()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await close()
 
     async def serve(self, endpoint: MetricsEndpoint) -> Callable[[], Awaitable[None]]:
         """Serve the figures as GET /metrics; what is returned ends that.
@@ -88,7 +84,7 @@ class Metrics:
         InputError where the address cannot be had.
         """
         application = web.Application()
-        application.router.add_get("/metrics", self._answer)
+        application.router.add_get("/metrics", make_aiohttp_handler(self.registry, disable_compression=True))
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         try:
@@ -97,10 +93,6 @@ class Metrics:
             await runner.cleanup()
             raise InputError(f"metrics {endpoint}: {_why(error)}") from None
         return runner.cleanup
-
-    async def _answer(self, request: web.Request) -> web.Response:
-        encode, kind = choose_encoder(",".join(request.headers.getall(hdrs.ACCEPT, [])))
-        return web.Response(body=encode(self.registry), headers={hdrs.CONTENT_TYPE: kind})
 
 
 def _why(error: OSError) -> str:

@@ -1,15 +1,17 @@
-"""Networks and leases as they are told (see views.py)."""
+"""Networks, leases and stations as the agent shows them (see contract.py)."""
 
 from __future__ import annotations
 
 import time
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from arpipam.claim import ClaimState
-from launcher.agent.contract import LeaseView, NetworkView
+from launcher.agent.contract import LeaseView, NetworkView, StationView
 
 if TYPE_CHECKING:
     from arpipam.leases.lease import Lease
+    from launcher.agent.memory import Memory
     from launcher.agent.network.network import Network
 
 CONFLICT_SHOWN = 60.0  # s for which a lease shows its last conflict
@@ -59,3 +61,12 @@ def lease_view(lease: Lease, network: Network | None) -> LeaseView:
         guarded=_GUARDS.get(held.claim.state, "nobody") if held else "agent" if ready else "nobody",
         conflict=held.conflict.other if held and held.conflict and shown else "",
     )
+
+
+def station_views(memory: Memory) -> list[StationView]:
+    """Every station that was seen on any link."""
+    return [
+        StationView(interface, str(IPv4Address(seen.address)), seen.mac.hex(":"), seen.first, seen.last)
+        for interface, stations in memory
+        for seen in sorted(stations)
+    ]

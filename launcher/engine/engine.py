@@ -6,6 +6,7 @@ So a store that serves two engines never takes the containers of the one for los
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from arpipam.leases.lease import Lease
 
 MAC_PER_ENDPOINT = (1, 44)  # the first API in which a client sends the MAC with the endpoint, not with the container
+CHANGES = ("connect", "create", "destroy", "die", "disconnect", "remove", "rename", "start", "stop")
+"""Actions of containers and networks after which an engine's view is another one."""
+_TLS = ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 REJOINS, REJOIN_PAUSE = 10, 1.0  # tries, and s between them
 CLOCK_STEP = 2.0  # s: events are asked for from a little before, in case that the engine's clock is coarse
 
@@ -35,7 +39,7 @@ class Engine:
 
     def __init__(self, url: str | None = None) -> None:
         with _asking():
-            self._client = docker.from_env(version="auto", environment={"DOCKER_HOST": url} if url else None)
+            self._client = docker.from_env(version="auto", environment=_environment(url))
         self._api: Any = self._client.api
 
     @property
@@ -135,9 +139,12 @@ class Engine:
                 return
 
     def changes(self) -> Any:
-        """What happens to containers and networks from now on: an iterator with a `close()` for another thread."""
+        """What changes containers and networks from now on: an iterator with a `close()` for another thread.
+
+        Health checks and other commands inside containers (`exec_*`) change nothing and are not among it.
+        """
         with _asking():
-            return self._api.events(filters={"type": ["container", "network"]}, decode=True)
+            return self._api.events(filters={"type": ["container", "network"], "event": list(CHANGES)}, decode=True)
 
     def close(self) -> None:
         """Leave its connections."""
@@ -176,6 +183,15 @@ class Engine:
                 filters={"type": "container", "label": self.label(lease)},
                 decode=True,
             )
+
+
+def _environment(url: str | None) -> dict[str, str] | None:
+    """The DOCKER_* variables for that engine; None: those of the process. TLS is for an engine behind a network."""
+    if url is None:
+        return None
+    by_network = not url.startswith(("unix:", "http+unix:"))
+    tls = {name: os.environ[name] for name in _TLS if name in os.environ and by_network}
+    return {"DOCKER_HOST": url} | tls
 
 
 @contextmanager

@@ -1,12 +1,15 @@
-"""Follows the engine on threads of its own: never inside of a request of the engine, which would wait for itself.
+"""Follows the engine on threads of its own: never inside a request of the engine, which would wait for itself.
 
 Whenever something happens to a container or a network, and from time to time, everything is looked at as a whole: what
-was missed, by whatever accident, is then made good in the same way as what was not.
+was missed, by whatever accident, is then corrected in the same way as what was not.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from launcher.engine.engine import Engine
@@ -19,10 +22,16 @@ if TYPE_CHECKING:
 
 SETTLE = 0.1  # s: what happens together is looked at once
 RETRY = 1.0  # s between two tries to reach the engine
+MOVERS = 2
+"""Threads for moves. Each move makes the engine ask the agent, so they never share threads with its answers."""
 
 
 class EngineWatch:
-    """Calls `seen(view)` after each change and every `interval()` seconds, and `lost(why)` when the engine is away."""
+    """Follows one engine while `run` runs.
+
+    It calls, from its own thread, `seen(view)` after each change and every `interval()` seconds, and `lost(why)` when
+    the engine is away.
+    """
 
     def __init__(
         self,
@@ -31,34 +40,58 @@ class EngineWatch:
         interval: Callable[[], float],
         seen: Callable[[EngineView], None],
         lost: Callable[[str], None],
+        engine: Callable[[str], Engine] = Engine,
     ) -> None:
         self._url = url
         self._interval = interval
         self._seen = seen
         self._lost = lost
+        self._engine = engine
         self._changed = threading.Event()
         self._ending = threading.Event()
-        self._events: Any = None
-        self._engine: Engine | None = None
-        self._thread = threading.Thread(target=self._run, name="arpipam engine", daemon=True)
+        self._thread: threading.Thread | None = None
+        self._movers = ThreadPoolExecutor(MOVERS, "arpipam move")
 
-    def start(self) -> None:
-        """Begin."""
+    async def run(self) -> None:
+        """Follow the engine until cancelled or stopped. Raises what ended the thread; it may be run again."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def end(error: BaseException | None) -> None:
+            if not ended.done():
+                ended.set_result(None) if error is None else ended.set_exception(error)
+
+        def follow() -> None:
+            failure: BaseException | None = None
+            try:
+                self._run()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is told and the thread starts anew
+                failure = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(end, failure)
+
+        self._thread = threading.Thread(target=follow, name="arpipam engine", daemon=True)
         self._thread.start()
+        await ended
 
     def stop(self) -> None:
-        """End, whatever is still awaited."""
+        """End, whatever is still awaited. It need not have been run."""
         self._ending.set()
         self._changed.set()
-        self._thread.join()
+        self._movers.shutdown(wait=False, cancel_futures=True)
+        if self._thread is not None:
+            self._thread.join()
 
     def look(self) -> None:
         """Look again soon."""
         self._changed.set()
 
-    def move(self, container: str, network: str) -> None:
-        """Give a running container another address; waits. Raises EngineError."""
-        engine = Engine(self._url)
+    async def move(self, container: str, network: str) -> None:
+        """Give a running container another address. Raises EngineError. At most MOVERS moves run at one time."""
+        await asyncio.get_running_loop().run_in_executor(self._movers, self._move, container, network)
+
+    def _move(self, container: str, network: str) -> None:
+        engine = self._engine(self._url)
         try:
             engine.move(container, network)
         finally:
@@ -73,7 +106,7 @@ class EngineWatch:
             self._ending.wait(RETRY)
 
     def _follow(self) -> None:
-        engine = Engine(self._url)
+        engine = self._engine(self._url)
         try:
             events = engine.changes()
             listening = threading.Thread(target=self._listen, args=(events,), name="arpipam events", daemon=True)

@@ -64,8 +64,7 @@ def compare(store: SqliteLeaseStore, network: Network, view: EngineView) -> None
         raise AssertionError(pool_id)
 
     async def once() -> None:
-        config = SimpleNamespace(agent=SimpleNamespace(socket=SimpleNamespace(stem="arpipam")))
-        tools = cast("Any", SimpleNamespace(leases=store, config=config))
+        tools = cast("Any", SimpleNamespace(leases=store, driver="arpipam"))
         await Ledger(tools, cast("Any", lambda: [network]), forget, lambda: None).compare(view)
 
     asyncio.run(once())

@@ -94,34 +94,21 @@ def test_time_to_claim_by_where_the_address_came_from() -> None:
     assert value(metrics, "arpipam_claim_seconds_bucket", how="given", le="10.0") == 1
 
 
-def test_verdicts_conflicts_and_requests_are_counted() -> None:
+def test_verdicts_and_conflicts_are_counted() -> None:
     metrics = Metrics(status)
     assert value(metrics, "arpipam_verdicts_total", verdict="unknown") == 0
     metrics.judged(Verdict.IN_USE)
     metrics.judged(Verdict.IN_USE)
     metrics.judged(Verdict.FREE)
     metrics.conflict("docker0")
-    metrics.request("IpamDriver.RequestAddress", "ok")
-    metrics.request("IpamDriver.RequestAddress", "refused")
     assert value(metrics, "arpipam_verdicts_total", verdict="in_use") == 2
     assert value(metrics, "arpipam_verdicts_total", verdict="free") == 1
     assert value(metrics, "arpipam_conflicts_total", interface="docker0") == 1
-    for outcome in ("ok", "refused"):
-        assert value(metrics, "arpipam_requests_total", method="IpamDriver.RequestAddress", outcome=outcome) == 1
-
-
-def test_methods_that_callers_make_up_are_one_series() -> None:
-    metrics = Metrics(status)
-    for number in range(100):
-        metrics.request(f"IpamDriver.{number}", "refused")
-    assert value(metrics, "arpipam_requests_total", method="other", outcome="refused") == 100
-    assert sum(sample.name == "arpipam_requests_total" for sample in samples(metrics)) == 1
 
 
 def test_names_and_help_follow_prometheus_s_conventions() -> None:
     metrics = Metrics(lambda: status(LAN, CUT))
     metrics.conflict("docker0")
-    metrics.request("Plugin.Activate", "ok")
     text = generate_latest(metrics.registry).decode()
     for family in text_string_to_metric_families(text):
         if family.name.startswith("process_") or family.name.endswith("_created"):

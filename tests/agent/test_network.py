@@ -12,6 +12,7 @@ import pytest
 from arpipam.claim import ClaimState
 from arpipam.errors import LeaseError
 from launcher.agent.config.keys import NetworkSettings
+from launcher.agent.journal import Journal
 from launcher.agent.network.network import Held, Network
 from launcher.agent.pools import DockerPool
 from tests.agent.test_comparison import OTHER, SUBNET, Claim
@@ -31,8 +32,8 @@ def network_of(store: SqliteLeaseStore) -> Network:
         ledger=SimpleNamespace(attached=lambda _: None, stopped=lambda _: False),
         config=SimpleNamespace(agent=SimpleNamespace(quarantine=60.0)),
         metrics=SimpleNamespace(claimed=lambda *_: None),
-        stations=lambda _: None,
-        tell=lambda _: None,
+        memory=SimpleNamespace(of=lambda _: None),
+        journal=Journal(),
     )
     network = Network(DockerPool("br0", SUBNET), NetworkSettings(), cast("Any", tools), asyncio.get_running_loop())
     network.opened.set()

@@ -119,10 +119,13 @@ AGENT = """
 import asyncio, os, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
+from launcher.agent.server.listening import passed_socket
 from launcher.agent.server.server import Server
 from tests.support.agent_server import FakeAgent
 async def main():
-    server = Server(FakeAgent(), Path("/nowhere/at/all"))
+    passed = passed_socket()
+    assert passed is None or passed.getsockname()
+    server = Server(FakeAgent(), Path("/nowhere/at/all"), passed=passed)
     await server.start()
     assert not any(name.startswith("LISTEN_") for name in os.environ)
     assert not os.get_inheritable(3)

@@ -14,14 +14,12 @@ from functools import partial
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
-from arpipam.allocator import Allocator
 from arpipam.claim import ClaimState
 from arpipam.errors import AddressInUseError, ArpipamError, LinkError, PoolExhaustedError, UnknownError
 from arpipam.leases.lease import LeaseState
 from arpipam.protocol.outcome import Verdict
 from arpipam.protocol.policy import Policy
 from arpipam.protocol.timing import RFC5227
-from launcher.agent.contract import Event
 from launcher.agent.network.lending import Lending
 from launcher.agent.network.ready import Ready
 from launcher.agent.network.reserved import Reserved
@@ -31,6 +29,7 @@ from launcher.agent.network.witnesses import Required
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from arpipam.allocator import Allocator
     from arpipam.claim import Claim, Conflict
     from arpipam.leases.lease import Lease
     from arpipam.link.jobs import Job
@@ -126,8 +125,11 @@ class Network:
                 await self._close()
 
     async def _open(self) -> None:
-        self.required.names, self._kept = await asyncio.to_thread(self.tools.declared, self.pool, self.settings)
-        allocator = Allocator(self.pool.interface, rate=self.settings.rate, store=self.tools.leases, **self.options())
+        declared = await asyncio.to_thread(self.tools.declared.of, self.pool, self.settings)
+        self.required.names, self._kept = declared.required, declared.kept
+        allocator = self.tools.edges.allocator(
+            self.pool.interface, rate=self.settings.rate, store=self.tools.leases, **self.options()
+        )
         await asyncio.to_thread(allocator.__enter__)
         try:
             self.audible = allocator.link.is_bridge
@@ -143,7 +145,8 @@ class Network:
 
     async def configure(self, settings: NetworkSettings) -> None:
         """Go on under other settings, without letting go of anything."""
-        self.required.names, self._kept = await asyncio.to_thread(self.tools.declared, self.pool, settings)
+        declared = await asyncio.to_thread(self.tools.declared.of, self.pool, settings)
+        self.required.names, self._kept = declared.required, declared.kept
         self.settings = settings
         for held in self.held.values():
             held.claim.follow(POLICIES[settings.policy])
@@ -412,7 +415,7 @@ class Network:
 
     def tell(self, kind: str, **said: str) -> None:
         """Something happened here."""
-        self.tools.tell(Event(time.time(), kind, self.pool.interface, **said))
+        self.tools.journal.add(kind, self.pool.interface, **said)
 
     def soon(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call on the event loop, from the driver's thread."""

@@ -6,18 +6,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
-    from ipaddress import IPv4Address
+    from collections.abc import Callable, Coroutine
     from typing import Any
 
-    from arpipam.leases.sqlite import SqliteLeaseStore
+    from arpipam.leases.lease import LeaseStore
     from launcher.agent.comparison import Ledger
     from launcher.agent.config.file import Config
-    from launcher.agent.config.keys import NetworkSettings
-    from launcher.agent.contract import Event
-    from launcher.agent.memory import Stations
+    from launcher.agent.declared import Declared
+    from launcher.agent.edges import Edges
+    from launcher.agent.journal import Journal
+    from launcher.agent.memory import Memory
     from launcher.agent.metrics import Metrics
-    from launcher.agent.pools import DockerPool
 
 
 @dataclass
@@ -25,14 +24,15 @@ class Tools:
     """The agent, as its networks see it."""
 
     config: Config
-    leases: SqliteLeaseStore
+    leases: LeaseStore
     metrics: Metrics
-    tell: Callable[[Event], None]
+    journal: Journal
+    memory: Memory
+    declared: Declared
+    edges: Edges
+    driver: str
+    """The name of this agent's IPAM driver, as the engine knows it."""
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     """Do something beside, to its end."""
-    stations: Callable[[str], Stations]
-    """The memory of an interface."""
-    declared: Callable[[DockerPool, NetworkSettings], tuple[Mapping[IPv4Address, str], tuple[str, ...]]]
-    """Who must answer on the pool's link, with names, and which addresses stay reserved; for a thread."""
     ledger: Ledger = field(init=False)
     """What is known of the containers."""

@@ -23,7 +23,7 @@ class Seen:
     """The stations of a network's link; what uses a MAC of ours is none."""
 
     def __init__(self, network: Network) -> None:
-        self.stations: Stations = network.tools.stations(network.pool.interface)
+        self.stations: Stations = network.tools.memory.of(network.pool.interface)
         self._network = network
         self._own_macs: set[bytes] = set()
         subnet = network.pool.subnet

@@ -30,8 +30,14 @@ def passed_fds(environment: MutableMapping[str, str] = os.environ) -> int:
     return int(found["LISTEN_FDS"])
 
 
-def passed_socket(count: int) -> socket.socket:
-    """The one socket that systemd passed. Raises InputError where it is another kind, or not one."""
+def passed_socket(environment: MutableMapping[str, str] = os.environ) -> socket.socket | None:
+    """The one socket that systemd passed, None where it passed none. Raises InputError for another kind or number.
+
+    Its name (getsockname) is the path under which the engine finds this driver, whatever the agent's file says.
+    """
+    count = passed_fds(environment)
+    if not count:
+        return None
     if count != 1:
         raise InputError(f"systemd passed {count} sockets; the agent's socket unit needs exactly one ListenStream=")
     try:

@@ -27,10 +27,11 @@ from arpipam.errors import InputError
 from launcher.agent.server import docker_ipam, refusals
 from launcher.agent.server.claims import ClaimApi, Claimer
 from launcher.agent.server.docker_ipam import Ipam
-from launcher.agent.server.listening import PathSocket, passed_fds, passed_socket
+from launcher.agent.server.listening import PathSocket
 from launcher.agent.server.stream import Goings, Stream
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from pathlib import Path
 
@@ -66,24 +67,22 @@ class ServedAgent(Ipam, Claimer, Protocol):
 
 
 class Server:
-    """Serves the agent on a socket of its own at `path`, or on the one that systemd passed.
+    """Serves the agent on a socket of its own at `path`, or on the one that systemd `passed`.
 
-    `listen_fds`: how many sockets systemd passed; None: as the environment says. `start` raises InputError.
+    `start` raises InputError.
     """
 
-    def __init__(self, agent: ServedAgent, path: Path, *, listen_fds: int | None = None) -> None:
+    def __init__(self, agent: ServedAgent, path: Path, *, passed: socket.socket | None = None) -> None:
         self._agent = agent
         self._path = path
-        self._listen_fds = listen_fds
+        self._passed = passed
         self._own: PathSocket | None = None
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         """Listen."""
-        count = passed_fds() if self._listen_fds is None else self._listen_fds
-        if count:
-            listening = passed_socket(count)
-        else:
+        listening = self._passed
+        if listening is None:
             self._own = PathSocket(self._path)
             listening = self._own.socket
         self._runner = web.AppRunner(
