@@ -116,7 +116,13 @@ class Fabric(_Strict):
         name = f"{'gre' if self.tunnel == 'gre' else 'vx'}-{peer.name}"
         if len(name) <= LONGEST_INTERFACE:
             return name
-        return f"{name[:3].rstrip('-')}-{hashlib.sha256(peer.name.encode()).hexdigest()[:8]}"
+        return f"{name[:3].rstrip('-')}-{_digest(peer.name)}"
+
+    @property
+    def vxlan_link(self) -> str:
+        """The name of the kernel's VXLAN device of this bridge; no other bridge's device has it."""
+        name = f"vx-{self.bridge}"
+        return name if len(name) <= LONGEST_INTERFACE else f"{name[:6]}-{_digest(self.bridge)}"
 
     def local(self, *, name: str | None, addresses: Collection[IPv4Address], hostname: str) -> DeclaredHost:
         """The host that this machine is: the named one, or the one with an address of ours, or with our name.
@@ -136,6 +142,11 @@ class Fabric(_Strict):
             if host.address.ip in addresses or host.name == hostname:
                 return host
         raise InputError(f"this machine has no underlay address of the file; say which host it is: --host {names}")
+
+
+def _digest(name: str) -> str:
+    """Eight characters that stand for a name that is too long for an interface."""
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def load(path: Path) -> Fabric:

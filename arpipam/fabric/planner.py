@@ -11,7 +11,7 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from arpipam.errors import LinkError
-from arpipam.fabric.config import OVERHEAD
+from arpipam.fabric.config import LONGEST_INTERFACE, OVERHEAD
 from arpipam.fabric.steps import (
     AddLink,
     Address,
@@ -251,13 +251,14 @@ class _Planner:
 
     def _vxlan(self, mtu: int) -> None:
         fabric, local = self._fabric, self._local
-        name = f"vx-{fabric.bridge}"[:15]
+        name = fabric.vxlan_link
         wanted = {
             "vxlan_id": fabric.vni,
             "vxlan_local": str(local.underlay),
             "vxlan_port": VXLAN_PORT,
             "vxlan_learning": 1,
         }
+        self._drop_old_vxlan(name)
         self._tunnel(name, "vxlan", wanted)
         self._set_mtu(name, mtu)
         there = frozenset[str]() if name in self._fresh else self._kernel.replicas.get(name, frozenset())
@@ -267,6 +268,14 @@ class _Planner:
         for remote in sorted(remotes - there):
             self._change(Replica(name, remote, present=True), Replica(name, remote, present=False))
         self._into(name, fabric.bridge, isolated=True)
+
+    def _drop_old_vxlan(self, name: str) -> None:
+        """Once, long names were cut, so that bridges with similar names shared a device."""
+        cut = f"vx-{self._fabric.bridge}"[:LONGEST_INTERFACE]
+        for link in self._links.values():
+            ours = link.master == self._fabric.bridge or (link.name == cut and not link.master)
+            if link.kind == "vxlan" and link.mine and link.name != name and ours:
+                self._change(DelLink(link.name), _link_again(link))
 
     def _gretap(self, mtu: int) -> None:
         fabric, local = self._fabric, self._local

@@ -142,6 +142,26 @@ def test_a_docker0_that_was_there_keeps_its_stations_connected_and_is_as_before_
         assert fabrics.state(host) == before
 
 
+@pytest.mark.parametrize("tunnel", ["gre", "vxlan"])
+def test_an_open_vswitch_bridge_that_was_there_is_as_before_after_down(lab: Lab, tunnel: str) -> None:
+    _, hosts = declare(lab, 2, tunnel=tunnel, openvswitch=True, up=False)
+    switch = hosts[0].openvswitch
+    assert switch is not None
+    switch.vsctl(
+        "add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev", "other_config:hwaddr=02:00:00:00:00:77"
+    )
+    switch.vsctl("add-port", "br0", "machine", "--", "set", "Interface", "machine", "type=internal")
+    before = fabrics.state(hosts[0])
+    for host in hosts:
+        up(host)
+    assert switch.vsctl("list-ports", "br0").split() != ["machine"]
+    assert hosts[0].command("ping", "-c", "1", "-W", "2", "172.16.42.2").returncode == 0
+    done = fabric(hosts[0], "down")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert switch.vsctl("list-ports", "br0").split() == ["machine"]
+    assert fabrics.state(hosts[0]) == before
+
+
 # What goes wrong.
 
 
