@@ -151,6 +151,7 @@ def test_an_open_vswitch_bridge_that_was_there_is_as_before_after_down(lab: Lab,
         "add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev", "other_config:hwaddr=02:00:00:00:00:77"
     )
     switch.vsctl("add-port", "br0", "machine", "--", "set", "Interface", "machine", "type=internal")
+    hosts[0].namespace.ip(["link set br0 up"])
     before = fabrics.state(hosts[0])
     for host in hosts:
         up(host)
