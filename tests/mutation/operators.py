@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import libcst as cst
-from mutmut.mutation.mutators import mutation_operators
+from mutmut.mutation.mutators import mutation_operators, operator_string
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ _OPPOSITES: dict[type[cst.BaseCompOp], Callable[[], cst.BaseCompOp]] = {
     cst.GreaterThan: cst.LessThanEqual,
     cst.GreaterThanEqual: cst.LessThan,
 }
+
+
+_SQL = re.compile(r"\b(DELETE|INSERT|SELECT|UPDATE|VALUES|WHERE)\b")
 
 
 def leave_out(node: cst.Expr) -> Iterator[cst.Pass]:
@@ -39,8 +43,21 @@ def turn_comparison(node: cst.ComparisonTarget) -> Iterator[cst.ComparisonTarget
         yield node.with_changes(operator=opposite())
 
 
+def change_string(node: cst.SimpleString) -> Iterator[cst.BaseString]:
+    """As mutmut does, but the case of SQL stays: it means nothing."""
+    for changed in operator_string(node):
+        if not (_SQL.search(node.value) and changed.value.upper() == node.value.upper()):
+            yield changed
+
+
 def install() -> None:
     """Add them to those of mutmut."""
+    mutation_operators[:] = [entry for entry in mutation_operators if entry[1] is not operator_string]
     mutation_operators.extend(
-        [(cst.Expr, leave_out), (cst.If, turn_condition), (cst.ComparisonTarget, turn_comparison)]
+        [
+            (cst.SimpleString, change_string),
+            (cst.Expr, leave_out),
+            (cst.If, turn_condition),
+            (cst.ComparisonTarget, turn_comparison),
+        ]
     )

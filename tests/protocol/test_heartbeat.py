@@ -286,3 +286,15 @@ def test_whatever_arrives_it_never_fails_and_asks_at_most_once_per_station_and_b
     assert max(asked.values(), default=0) <= 1
     assert all(packet.sender_mac == MINE and packet.sender_ip == own_address for _, packet in room.asked)
     assert all(silent != told for silent, told in pairwise([(), *room.told]))
+
+
+def test_all_have_been_heard_since_a_moment_only_if_each_was_heard_after_it() -> None:
+    room = Room(ONE, TWO)
+    room.now = 60.0
+    room.hear(answer(ONE))
+    assert not room.pulse.heard_since(50.0)
+    room.now = 61.0
+    room.hear(answer(TWO))
+    assert room.pulse.heard_since(59.9)
+    assert not room.pulse.heard_since(60.0)  # at that very moment it may have left before
+    assert not room.pulse.heard_since(60.5)

@@ -211,3 +211,14 @@ def test_frames_that_the_kernel_dropped_are_counted() -> None:
 
 def test_everything_is_of_interest() -> None:
     assert Desk([NET + 1]).scan.interest is None
+
+
+def test_news_are_those_of_the_last_round_alone() -> None:
+    desk = Desk([NET + n for n in range(1, 6)])
+    for number in (1, 2):
+        desk.flush()
+        desk.hear(NET + number)
+        desk.wait()
+    desk.flush()
+    desk.wait()
+    assert (desk.scan.done, desk.scan.rounds) == (True, 3)

@@ -1,0 +1,349 @@
+"""The probing of chosen addresses, frame by frame: its rounds, its end, and what each verdict rests on."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from arpipam.protocol import arp
+from arpipam.protocol.acd import AcdState
+from arpipam.protocol.arp import ArpPacket
+from arpipam.protocol.canary import Canary
+from arpipam.protocol.outcome import NO_WITNESS, Outcome, Verdict
+from arpipam.protocol.parameters import Parameters
+from arpipam.protocol.probing import Probing
+from arpipam.protocol.timing import ADAPTIVE, LAN, Timing
+from arpipam.protocol.witnesses import LEAST_ROUNDS, LinkWitnesses, SearchWitnesses, miss_probability
+
+NET = 0x0A00_0000
+WITNESS, FIRST, SECOND = NET + 1, NET + 2, NET + 3
+MINE, STATION, OTHER, BRIDGE = (bytes([2, 0, 0, 0, 0, n]) for n in (1, 2, 3, 4))
+ROUND_TRIP = 0.001
+
+
+class Desk:
+    """A probing under MINE, its clock, and a witness that answers while `answers` says so."""
+
+    def __init__(
+        self,
+        *addresses: int,
+        timing: Timing = ADAPTIVE,
+        now: float = 10.0,
+        link: LinkWitnesses | None = None,
+        canary: int | None = NET,
+        mac: bytes = MINE,
+        **changes: Any,
+    ) -> None:
+        known: dict[str, Any] = {"witnesses": (WITNESS,), "names": {WITNESS: "host2"}}
+        parameters = Parameters(BRIDGE, timing=timing, local_macs=frozenset({BRIDGE}), **(known | changes))
+        self.now = now
+        self.mac = mac
+        self.answers = True
+        self.canary = Canary(canary)
+        self.witnesses = SearchWitnesses(
+            timing,
+            bound=parameters.miss_probability,
+            required=parameters.witnesses,
+            alone=parameters.alone,
+            mac=mac,
+            link=link,
+        )
+        self.probing = Probing(
+            addresses or (FIRST,), mac, self.witnesses, self.canary, parameters, rng=random.Random(1), now=now
+        )
+
+    def flush(self) -> list[ArpPacket]:
+        """Let all frames leave, and the witness answer."""
+        left = []
+        for outbox in self.probing.outboxes():
+            while frames := outbox.peek(1):
+                packet = arp.dissect(frames[0])
+                assert isinstance(packet, ArpPacket)
+                left.append(packet)
+                outbox.sent(1, self.now)
+        if self.answers and any(packet.target_ip == WITNESS for packet in left):
+            self.hear(WITNESS, STATION, after=ROUND_TRIP)
+        return left
+
+    def hear(self, address: int, mac: bytes, *, after: float = 0.0, to: bytes | None = None) -> None:
+        to = to or self.mac
+        self.probing.receive(ArpPacket(arp.REPLY, mac, address, to, 0, mac, to), self.now + after)
+
+    def rival(self, address: int, mac: bytes = OTHER) -> None:
+        self.probing.receive(ArpPacket(arp.REQUEST, mac, 0, arp.NO_MAC, address, mac, arp.BROADCAST), self.now)
+
+    def step(self) -> list[ArpPacket]:
+        """To the next deadline; what leaves then."""
+        self.now = max(self.now, self.probing.deadline)
+        self.probing.advance(self.now)
+        return self.flush()
+
+    def run(self, steps: int = 1000) -> Outcome:
+        """To the end; the first outcome."""
+        for _ in range(steps):
+            if self.probing.done:
+                return next(iter(self.probing.outcomes.values()))
+            self.step()
+        raise AssertionError("it never ends")
+
+    def until_round(self, number: int) -> None:
+        while self.probing.rounds < number:
+            self.step()
+
+
+def probes(packets: list[ArpPacket], mac: bytes = MINE) -> list[int]:
+    """What was probed for; all of it under our MAC."""
+    assert all(packet.is_probe and packet.sender_mac == mac for packet in packets)
+    return [packet.target_ip for packet in packets]
+
+
+def test_each_round_probes_the_candidate_the_witness_and_the_canary() -> None:
+    desk = Desk()
+    for number in range(1, LEAST_ROUNDS + 1):
+        assert probes(desk.step()) == [FIRST, WITNESS, NET]
+        assert desk.probing.rounds == number
+
+
+def test_the_candidates_are_probed_in_the_same_rounds() -> None:
+    desk = Desk(FIRST, SECOND)
+    assert probes(desk.step()) == [FIRST, SECOND, WITNESS, NET]
+    assert desk.probing.rounds == 1
+    assert desk.probing.deadline == pytest.approx(desk.now + ADAPTIVE.announce_wait)  # before the first answer
+    desk.hear(FIRST, OTHER)
+    assert probes(desk.step()) == [SECOND, WITNESS, NET]
+    assert not desk.probing.done
+
+
+def test_without_a_canary_none_is_probed() -> None:
+    assert probes(Desk(canary=None).step()) == [FIRST, WITNESS]
+
+
+def test_a_round_that_another_search_has_sent_stands_beside_ours_but_our_witness_has_to_answer_us() -> None:
+    link = LinkWitnesses()
+    one, two = Desk(link=link), Desk(SECOND, link=link, mac=OTHER)
+    assert probes(one.step()) == [FIRST, WITNESS, NET]
+    assert probes(two.step(), OTHER) == [SECOND, WITNESS]  # a stranger until it has answered
+    one.now += 0.002
+    two.now += 0.002
+    assert probes(one.step()) == [FIRST, WITNESS, NET]
+    assert probes(two.step(), OTHER) == [SECOND]
+
+
+def test_a_silent_address_is_free_and_what_that_rests_on() -> None:
+    desk = Desk()
+    outcome = desk.run()
+    acd = desk.probing.acds[FIRST]
+    assert acd.state is AcdState.FREE
+    assert outcome.verdict is Verdict.FREE
+    assert (outcome.mac, outcome.round_trip, outcome.reason) == (None, None, "")
+    assert outcome.probes == acd.probes == desk.probing.rounds >= LEAST_ROUNDS
+    assert outcome.miss_probability == pytest.approx(miss_probability(outcome.probes, outcome.probes, 0))
+    assert outcome.miss_probability is not None
+    assert outcome.miss_probability <= 1e-6
+    assert desk.probing.deadline == 10.0  # it is done, so it is due at once
+
+
+def test_an_address_that_is_used() -> None:
+    desk = Desk()
+    desk.step()
+    desk.hear(FIRST, OTHER, after=0.004)
+    assert desk.probing.done
+    outcome = desk.run()
+    assert outcome == Outcome(Verdict.IN_USE, OTHER, outcome.round_trip, 1)
+    assert outcome.round_trip == pytest.approx(0.004)
+    assert probes(desk.flush()) == []
+
+
+def test_an_address_that_another_probes_for() -> None:
+    desk = Desk()
+    desk.step()
+    desk.rival(FIRST)
+    assert desk.run() == Outcome(Verdict.CONTENDED, OTHER, None, 1)
+
+
+def test_what_is_free_is_watched_until_it_is_claimed() -> None:
+    desk = Desk(FIRST, SECOND)
+    desk.run()
+    assert {outcome.verdict for outcome in desk.probing.outcomes.values()} == {Verdict.FREE}
+    desk.rival(FIRST)
+    desk.hear(SECOND, OTHER)
+    assert [outcome.verdict for outcome in desk.probing.outcomes.values()] == [Verdict.CONTENDED, Verdict.IN_USE]
+
+
+def test_only_an_answer_to_our_mac_counts_for_the_witness() -> None:
+    desk = Desk()
+    desk.answers = False
+    desk.step()
+    desk.hear(WITNESS, STATION, to=OTHER)
+    desk.probing.receive(ArpPacket(arp.REQUEST, STATION, WITNESS, MINE, 9, STATION, MINE), desk.now)
+    assert desk.witnesses.silent() == [WITNESS]
+    desk.hear(WITNESS, STATION)
+    assert desk.witnesses.silent() == []
+
+
+# The end.
+
+
+@pytest.mark.parametrize("timing", [ADAPTIVE, LAN], ids=lambda timing: timing.name)
+def test_the_budget_ends_on_time_beyond_what_a_fixed_timing_takes(timing: Timing) -> None:
+    desk = Desk(timing=timing, budget=1.5)
+    desk.answers = False
+    end = 10.0 + 1.5 + timing.longest
+    desk.step()
+    while not desk.probing.done and desk.probing.deadline < end:
+        desk.step()
+    if timing is ADAPTIVE:  # as long as the witness is silent no number of probes is enough
+        desk.probing.advance(end - 1e-6)
+        assert not desk.probing.done
+        desk.probing.advance(end)
+    outcome = desk.run()
+    assert outcome.verdict is Verdict.UNKNOWN
+    assert outcome.miss_probability is None
+    assert outcome.probes == desk.probing.acds[FIRST].probes
+    assert outcome.reason == (
+        "no answer from witness host2 (10.0.0.1): what is behind it would look free; bring it back (is the tunnel "
+        "up?), or do not name it as a witness"
+    )
+
+
+def test_the_end_of_the_budget_is_the_last_deadline() -> None:
+    desk = Desk(budget=1.5)
+    desk.probing.advance(desk.now)
+    assert desk.probing.deadline == 11.5  # the probes have yet to leave
+    desk.probing.advance(11.5 - 1e-6)
+    assert not desk.probing.done
+    desk.probing.advance(11.5)
+    assert desk.probing.done
+
+
+def test_at_the_end_of_the_budget_what_is_known_stays() -> None:
+    desk = Desk(FIRST, SECOND, budget=1.5)
+    desk.step()
+    desk.hear(FIRST, OTHER)
+    desk.answers = False
+    desk.probing.advance(11.5)
+    assert [outcome.verdict for outcome in desk.probing.outcomes.values()] == [Verdict.IN_USE, Verdict.UNKNOWN]
+
+
+def test_a_link_that_loses_too_much_is_told_with_its_figures() -> None:
+    desk = Desk(budget=1.5)
+    desk.step()
+    desk.answers = False
+    for _ in range(3):
+        desk.step()
+    desk.now = 11.5
+    desk.probing.advance(desk.now)
+    outcome = desk.run()
+    assert outcome.verdict is Verdict.UNKNOWN
+    miss = miss_probability(4, 1, 3)
+    assert outcome.miss_probability == pytest.approx(miss)
+    assert outcome.reason == (
+        "75% of the witness probes were lost: after 4 probes a used address would still look free with a chance of "
+        f"{miss:.1g}, and the budget of 1.5 s is over; fix the link, or allow a higher miss probability"
+    )
+
+
+def test_where_no_station_ever_answered_nothing_is_free() -> None:
+    desk = Desk(witnesses=(), budget=1.5)
+    desk.step()
+    assert desk.probing.doubt() == NO_WITNESS
+    desk.probing.advance(11.5)
+    assert desk.run() == Outcome(Verdict.UNKNOWN, probes=1, reason=NO_WITNESS)
+
+
+def test_alone_on_the_link_silence_is_enough_but_has_no_figure() -> None:
+    desk = Desk(witnesses=(), alone=True)
+    assert desk.run() == Outcome(Verdict.FREE, probes=LEAST_ROUNDS)
+
+
+def test_alone_and_without_a_free_processor_the_chance_is_one() -> None:
+    desk = Desk(witnesses=(), alone=True, budget=1.5)
+    desk.step()
+    desk.probing.advance(11.5)
+    reason = desk.run().reason
+    assert reason.startswith("0% of the witness probes were lost: after ")
+    assert " with a chance of 1, and the budget of 1.5 s is over; " in reason
+
+
+# The canary.
+
+
+def test_where_the_canary_is_answered_for_neither_silence_nor_answers_mean_anything() -> None:
+    desk = Desk(FIRST, SECOND)
+    desk.step()
+    desk.canary.receive(ArpPacket(arp.REPLY, OTHER, NET, MINE, 0, OTHER, MINE))
+    doubt = desk.canary.doubt()
+    assert desk.probing.doubt() == doubt != ""
+    desk.hear(FIRST, OTHER)
+    assert desk.probing.outcomes[FIRST].verdict is Verdict.UNKNOWN
+    assert desk.probing.outcomes[FIRST].reason == doubt
+    assert desk.probing.outcomes[FIRST].probes == 1
+    desk.run()
+    assert desk.probing.outcomes[SECOND].verdict is Verdict.UNKNOWN
+    assert desk.probing.outcomes[SECOND].reason == doubt
+
+
+def test_a_station_that_answers_for_itself_is_believed_though_another_answers_for_everything() -> None:
+    desk = Desk()
+    desk.step()
+    desk.canary.receive(ArpPacket(arp.REPLY, OTHER, NET, MINE, 0, OTHER, MINE))
+    desk.hear(FIRST, STATION)
+    assert desk.run().verdict is Verdict.IN_USE
+
+
+def test_what_answers_for_the_canary_is_named() -> None:
+    canary = Canary(NET)
+    canary.receive(ArpPacket(arp.REPLY, OTHER, FIRST, MINE, 0, OTHER, MINE))
+    assert canary.doubt() == ""
+    canary.receive(ArpPacket(arp.REPLY, OTHER, NET, MINE, 0, OTHER, MINE))
+    assert canary.doubt() == (
+        "02:00:00:00:00:03 answers for every address, even 10.0.0.0 (proxy ARP, or a cloud's network): silence and "
+        "answers mean nothing here; switch that off, or use another link"
+    )
+
+
+# Dropped frames.
+
+
+def test_dropped_frames_start_the_count_anew_and_discard_what_has_not_left() -> None:
+    desk = Desk(FIRST, SECOND)
+    desk.until_round(2)
+    desk.hear(SECOND, OTHER)
+    desk.now += 0.01
+    desk.probing.advance(desk.now)
+    desk.probing.overflow(5, desk.now)
+    assert list(desk.probing.acds) == [FIRST]
+    assert desk.probing.outcomes[SECOND].verdict is Verdict.IN_USE
+    assert desk.probing.rounds == 0
+    assert desk.witnesses.answers(WITNESS) == 0
+    assert probes(desk.flush()) == []
+    desk.now += ADAPTIVE.probe_max  # the round before may have left just now
+    assert probes(desk.step()) == [FIRST, WITNESS, NET]
+    while not desk.probing.done:
+        desk.step()
+    assert desk.probing.outcomes[FIRST].verdict is Verdict.FREE
+    assert desk.probing.outcomes[FIRST].probes == desk.probing.rounds
+
+
+def test_what_was_free_is_probed_again_after_dropped_frames() -> None:
+    desk = Desk()
+    desk.run()
+    desk.probing.overflow(1, desk.now)
+    assert not desk.probing.done
+    assert desk.probing.acds[FIRST].state is AcdState.WAITING
+    assert desk.run().verdict is Verdict.FREE
+
+
+def test_a_flood_until_the_end_of_the_budget_is_told_with_the_number_of_frames() -> None:
+    desk = Desk(budget=1.5)
+    for dropped in (3, 4):
+        desk.step()
+        desk.probing.overflow(dropped, desk.now)
+    desk.step()
+    desk.probing.advance(11.5)
+    assert desk.run().reason == (
+        "the kernel dropped 7 frames that we could not read in time (a flood on the link?); find its source, or try "
+        "again"
+    )
