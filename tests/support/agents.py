@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections import Counter, deque
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations, count
 from typing import TYPE_CHECKING, Self
@@ -16,10 +16,11 @@ from arpipam.lab.capture import who_have
 from launcher.lab.agents import NETWORK, PATIENCE, AgentOn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
+    from arpipam.lab import Lab
     from arpipam.lab.stations import LabStation
     from launcher.agent.contract import Event
 
@@ -68,6 +69,10 @@ class Load:
             for life in self.lives:
                 if life.agent is agent and life.until is None:
                     life.until = time.monotonic()
+
+    def started_on(self, agent: AgentOn) -> int:
+        """How many containers of that host have had an address."""
+        return sum(life.agent is agent for life in list(self.lives))
 
     def overlapping(self) -> list[tuple[Life, Life]]:
         """Two that had the same address at the same time."""
@@ -126,9 +131,7 @@ class Load:
     def _failed(self, said: str) -> None:
         lines = [line for line in said.splitlines() if line.strip() and "--help" not in line] or ["?"]
         with self._lock:
-            self.failures[
-                re.sub(r"[0-9a-f]{12,}|c\d+-\d+|[0-9.:]+(/\d+)?|\S*docker.sock\S*", "_", lines[-1])[:300]
-            ] += 1
+            self.failures[_VARYING.sub("_", lines[-1])[:300]] += 1
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -181,6 +184,25 @@ class Watching:
     ) -> None:
         self._events.close()
         self._thread.join()
+
+
+@contextmanager
+def two_agents(
+    lab: Lab, prefix: int, addresses: Sequence[str], *words: str, quarantine: int = 60
+) -> Iterator[tuple[list[AgentOn], LabStation]]:
+    """Two hosts on a wire with agents and a network each, and a foreign station with these addresses.
+
+    Not on docker0, which an engine without a bridge of its own removes as it starts.
+    """
+    wire = lab.wire()
+    hosts = [lab.host(f"host{n}", wire, f"172.16.42.{n}/{prefix}", bridge="lan0", engine=True) for n in (1, 2)]
+    lab.start()
+    station = lab.station("foreign", wire, *(f"{address}/{prefix}" for address in addresses))
+    with ExitStack() as stack:
+        agents = [stack.enter_context(AgentOn(host, agent={"quarantine": quarantine})) for host in hosts]
+        for agent in agents:
+            agent.make_network(*words)
+        yield agents, station
 
 
 def refused(agent: AgentOn, *words: str) -> str:

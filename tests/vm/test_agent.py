@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tests.vm.test_machines import declare, on_both
+from tests.vm.machines import declare, on_both
 
 if TYPE_CHECKING:
     from tests.vm.machine import Machine

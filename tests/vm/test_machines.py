@@ -3,51 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.vm.machines import declare, on_both
 
+if TYPE_CHECKING:
     from tests.vm.machine import Machine
 
-FABRIC = """
-[fabric]
-bridge = "{bridge}"
-ovs_bridge = "br0"
-tunnel = "{tunnel}"
-subnet = "172.16.42.0/24"
-datapath = "system"
-
-[[host]]
-name = "host1"
-underlay = "192.168.122.1"
-address = "172.16.42.1/24"
-
-[[host]]
-name = "host2"
-underlay = "192.168.122.2"
-address = "172.16.42.2/24"
-"""
 IT_IS_UP = (
     "until systemctl is-active -q arpipam-fabric && systemctl is-active -q arpipam-fabric-docker0; do sleep 0.5; done"
 )
 MTU = {"gre": "1462", "vxlan": "1450"}
 SERVE = "head -c 10000000 /dev/urandom > /tmp/data; sha256sum < /tmp/data; exec httpd -f -p 80 -h /tmp"
-
-
-def on_both(machines: list[Machine], function: Callable[[Machine], str]) -> list[str]:
-    """At the same moment."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(function, machines))
-
-
-def declare(machines: list[Machine], tunnel: str, bridge: str = "docker0") -> None:
-    for machine in machines:
-        machine.run("mkdir", "-p", "/etc/arpipam")
-        machine.run("tee", "/etc/arpipam/fabric.toml", stdin=FABRIC.format(tunnel=tunnel, bridge=bridge).encode())
 
 
 def launch(machine: Machine) -> str:

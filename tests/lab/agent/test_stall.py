@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab.agent.test_load import two_agents
-from tests.support.agents import assert_one_holder_each, running
+from tests.support.agents import assert_one_holder_each, running, two_agents
 
 if TYPE_CHECKING:
     from arpipam.lab import Lab

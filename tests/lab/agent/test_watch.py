@@ -170,7 +170,6 @@ def test_a_machine_that_takes_the_address_of_a_container(
                 assert running(agent)["web"] == (address, mac)
     with capsys.disabled():
         print(f" told after {1000 * (at - taken):.0f} ms ", end="")  # noqa: T201 - to be seen
-    assert at - taken < 1
 
 
 # Stations.

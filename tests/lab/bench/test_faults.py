@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from bench import faults, harness
@@ -10,25 +12,33 @@ from bench.scenarios.concurrent import ARTICLE, Concurrent
 from bench.scenarios.false_free import ADAPTIVE, FalseFree
 
 SEED = 1
+FREE = r"arpipam.* called free"
+TWICE = r"^[1-9]\d* of arpipam's claimers have an address that is not theirs alone"
+WITHOUT = r"^[1-9]\d* more claimers than expected got nothing"  # one probe misses the bound: no verdict
+UNANSWERED = r"at worst \d+ ms without an answer after the claim"
 
 
 @pytest.mark.parametrize(
-    ("fault", "scenario"),
+    ("fault", "scenario", "found"),
     [
-        ("one-probe", "false-free"),
-        ("one-probe", "concurrent"),
-        ("no-witness", "false-free"),
-        ("no-witness", "concurrent"),
-        ("no-defence", "concurrent"),
-        ("no-defence", "handover"),
+        ("one-probe", "false-free", FREE),
+        ("one-probe", "concurrent", WITHOUT),
+        ("no-witness", "false-free", FREE),
+        ("no-witness", "concurrent", TWICE),
+        ("no-defence", "concurrent", TWICE),
+        ("no-defence", "handover", UNANSWERED),
     ],
 )
-def test_a_fault_turns_it_red(fault: str, scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_turns_the_check_red_that_looks_for_it(
+    fault: str, scenario: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(FalseFree, "cases", lambda self: [_only(case, ADAPTIVE) for case in _cases(self)])
     monkeypatch.setattr(Concurrent, "cases", lambda self: [_without(case, ARTICLE) for case in _cases(self)])
     with faults.FAULTS[fault]():
         outcome = harness.run(SCENARIOS[scenario](quick=True), SEED)
-    assert outcome.red, outcome.findings
+    red = [finding.text for finding in outcome.findings if finding.red]
+    assert any(re.search(found, text) for text in red), outcome.findings
+    assert [sample.error for sample in outcome.samples if sample.error] == []  # it is a verdict, not a broken run
 
 
 _FALSE_FREE, _CONCURRENT = FalseFree.cases, Concurrent.cases

@@ -5,7 +5,6 @@ Docker or Open vSwitch removed what it had made.
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -15,12 +14,13 @@ import pytest
 from arpipam.fabric.check import Condition, check
 from tests.support import fabrics
 from tests.support.fabrics import declare, down, pending, up
+from tests.support.profile import count, seeded
 from tests.support.until import until
 
 if TYPE_CHECKING:
     from arpipam.lab import Host, Lab
 
-POINTS = 20
+POINTS = count("POINTS", day=12, night=40)
 """At which each of them is killed."""
 
 
@@ -29,8 +29,7 @@ POINTS = 20
 def test_an_up_that_was_killed_is_completed_by_the_next_and_taken_back_by_down(
     lab: Lab, capsys: pytest.CaptureFixture[str], tunnel: str, *, openvswitch: bool
 ) -> None:
-    seed = random.randrange(1 << 32)
-    rng = random.Random(seed)
+    rng = seeded()
     _, [host, _] = declare(lab, 2, tunnel=tunnel, openvswitch=openvswitch, up=False)
     host.namespace.ip(
         [
@@ -58,13 +57,13 @@ def test_an_up_that_was_killed_is_completed_by_the_next_and_taken_back_by_down(
         half = pending(host)
         if point % 2:  # straight back
             down(host)
-            assert fabrics.state(host) == before, f"seed {seed}, point {point}, after {delay:.3f} s: {half}"
+            assert fabrics.state(host) == before, f"point {point}, after {delay:.3f} s: {half}"
         up(host)
-        assert pending(host) == [], f"seed {seed}, point {point}, after {delay:.3f} s: {half}"
+        assert pending(host) == [], f"point {point}, after {delay:.3f} s: {half}"
         down(host)
-        assert fabrics.state(host) == before, f"seed {seed}, point {point}, after {delay:.3f} s: {half}"
+        assert fabrics.state(host) == before, f"point {point}, after {delay:.3f} s: {half}"
     with capsys.disabled():
-        print(f" seed {seed}: {killed} of {POINTS} were killed ", end="")  # noqa: T201 - to see it again
+        print(f" {killed} of {POINTS} were killed ", end="")  # noqa: T201 - to see it again
     assert killed > POINTS / 4
 
 
