@@ -11,7 +11,7 @@ from arpipam.lab.capture import who_have
 
 if TYPE_CHECKING:
     from arpipam.lab import Host, Lab, Wire
-    from tests.lab.conftest import Crowd, Outcome
+    from tests.support.crowd import Crowd, Outcome
 
 
 def hosts_on_a_wire(lab: Lab, count: int) -> tuple[Wire, list[Host]]:
