@@ -25,7 +25,7 @@ from launcher.defaults import DEFAULT_SOCKET, DEFAULT_STATE_DIR
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from launcher.agent.contract import Event, Status
+    from launcher.agent.contract import Event, Failure, Status
 
 _UP = "up"
 
@@ -84,14 +84,21 @@ def agent(
 def status(client: AgentClient, *, as_json: bool) -> int:
     """Say how the agent and its networks are.
 
-    Exit status: 0 all networks are up; 1 one is partitioned or down; 3 no agent answers.
+    Exit status: 0 all networks are up and every part works; 1 a network is partitioned or down, or a part has failed
+    (which, since when and why is shown); 3 no agent answers.
     """
     said = client.status()
     if as_json:
         click.echo(json.dumps(asdict(said)))
     else:
         _show(said)
-    return 0 if all(network.state == _UP for network in said.networks) else 1
+    return 0 if all(network.state == _UP for network in said.networks) and not _failures(said) else 1
+
+
+def _failures(said: Status) -> list[tuple[str, Failure]]:
+    """The parts that do not work, each with its network's interface, or nothing where it is none of a network."""
+    own = [("", failure) for failure in said.failures]
+    return own + [(network.interface, failure) for network in said.networks for failure in network.failures]
 
 
 def _show(said: Status) -> None:
@@ -100,9 +107,12 @@ def _show(said: Status) -> None:
         click.echo(
             f"arpipam {said.version}, process {said.pid}, since {moment(said.started)}; Docker engine: {said.engine}"
         )
-        if not said.networks:
-            click.echo("no networks")
-            return
+    for interface, failure in _failures(said):  # beside the table, which programs read
+        where = f"{interface}: " if interface else ""
+        click.echo(f"failed since {moment(failure.since)}: {where}{failure.part}: {failure.reason}", err=not person)
+    if person and not said.networks:
+        click.echo("no networks")
+        return
     output = Output(
         ["interface", "subnet", "state", "ready", "wanted", "left", "leases", "policy", "silent", "reason"],
         as_json=False,

@@ -52,6 +52,22 @@ def test_status_in_a_pipe(agent: FakeAgent) -> None:
     assert shown("agent", "status", ARPIPAM_SOCKET=str(agent.path)).status == 0
 
 
+def test_status_says_what_failed_since_when_and_why(agent: FakeAgent) -> None:
+    engine = {"part": "engine", "since": 1700000000.0, "reason": "no"}
+    ready = {"part": "ready addresses", "since": 1700000060.0, "reason": "the disk is full"}
+    up = asdict(NETWORK) | {"state": "up"}
+    agent.views["status"] |= {"networks": [up | {"failures": [ready]}], "failures": [engine]}
+    done = shown("agent", "status", "--socket", agent.path)
+    assert done.status == 1
+    assert len(done.out) == 1  # programs read the table alone
+    assert done.err == [
+        "failed since 2023-11-15T03:43:20+05:30: engine: no",
+        "failed since 2023-11-15T03:44:20+05:30: br0: ready addresses: the disk is full",
+    ]
+    agent.views["status"]["networks"] = [up]
+    assert shown("agent", "status", "--socket", agent.path).status == 1
+
+
 def test_status_in_json(agent: FakeAgent) -> None:
     said = shown("agent", "status", "--json", "--socket", agent.path)
     assert said.status == 1
