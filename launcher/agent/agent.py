@@ -108,6 +108,8 @@ class Agent:
             if lease.owner == ready.OWNER and not leases.held(lease.id):
                 leases.release(lease.id, quarantine=0.0)  # nothing defended it meanwhile: it has to be probed again
         leases.reap(quarantine=tools.config.agent.quarantine)
+        with suppress(ArpipamError):  # each network that needs it says what is wrong, and tries again
+            await self._edges.in_thread(tools.declared.fabric)  # and what it says holds until a reload
         for pool in list(self._pools.pools.values()):
             self._run(pool, self._lenient(pool))
         for lease in leases.leases(states=(LeaseState.BOUND,)):
