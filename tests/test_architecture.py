@@ -52,8 +52,6 @@ KNOWN: set[tuple[str, str]] = {
     ("launcher.agent.server.claims", "launcher.agent.network.lending"),
     ("launcher.run.launch", "launcher.agent.network.lending"),
     ("tests.agent.test_network", "tests.agent.test_comparison"),
-    ("tests.lab.agent.test_stall", "tests.lab.agent.test_load"),
-    ("tests.vm.test_agent", "tests.vm.test_machines"),
 }
 """Imports that still run the wrong way or close a circle. One that no longer does has to leave this list."""
 
