@@ -1,0 +1,352 @@
+"""The verdicts on given addresses, and what every search does before it probes; frame by frame."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from arpipam.protocol import arp
+from arpipam.protocol.acd import AcdState
+from arpipam.protocol.arp import ArpPacket
+from arpipam.protocol.outcome import NO_WITNESS, Outcome, Verdict
+from arpipam.protocol.parameters import Parameters
+from arpipam.protocol.search import HUNT_WINDOW, SMALL_WINDOW, WITNESS_HUNT
+from arpipam.protocol.timing import ADAPTIVE
+from arpipam.protocol.verdicts import Verdicts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NET = 0x0A00_0000
+CANARY, WITNESS, FIRST, SECOND, THIRD = (NET + n for n in range(5))
+OWN_ADDRESS = NET + 0xFFF0
+BRIDGE, MINE, HOST, STATION, RIVAL, PORT = (bytes([2, 0, 0, 0, 0, n]) for n in range(1, 7))
+
+
+class Desk:
+    """Verdicts on some addresses, their clock, and the stations of the link, which answer at once.
+
+    `polite` stations answer nothing but ordinary requests, `shy` ones nothing but probes.
+    """
+
+    def __init__(
+        self, addresses: Iterable[int] = (FIRST,), *, possible: Iterable[int] = (), now: float = 100.0, **changes: Any
+    ) -> None:
+        known: dict[str, Any] = {"own_address": OWN_ADDRESS, "witnesses": (WITNESS,), "canary": CANARY}
+        macs = frozenset({BRIDGE, PORT})
+        self.now = now
+        self.stations: dict[int, bytes] = {WITNESS: HOST}
+        self.polite: set[int] = set()
+        self.shy: set[int] = set()
+        self.left: list[tuple[float, ArpPacket]] = []
+        self.search = Verdicts(
+            addresses,
+            MINE,
+            Parameters(BRIDGE, local_macs=macs, **(known | changes)),
+            rng=random.Random(1),
+            now=now,
+            possible_witnesses=possible,
+        )
+
+    def hear(self, packet: ArpPacket, after: float = 0.0) -> None:
+        self.search.receive(packet, self.now + after)
+
+    def flush(self) -> list[ArpPacket]:
+        """Let all frames leave, and those that are there answer."""
+        left: list[ArpPacket] = []
+        busy = True
+        while busy:
+            busy = False
+            for outbox in list(self.search.outboxes()):
+                while frames := outbox.peek(1):
+                    busy = True
+                    packet = arp.dissect(frames[0])
+                    assert isinstance(packet, ArpPacket)
+                    outbox.sent(1, self.now)
+                    left.append(packet)
+                    self._answer(packet)
+        self.left += [(self.now, packet) for packet in left]
+        return left
+
+    def _answer(self, packet: ArpPacket) -> None:
+        target = packet.target_ip
+        if (
+            target in self.stations
+            and not (target in self.polite and packet.is_probe)
+            and not (target in self.shy and not packet.is_probe)
+        ):
+            mac, asker = self.stations[target], packet.sender_mac
+            self.hear(ArpPacket(arp.REPLY, mac, target, asker, packet.sender_ip, mac, asker))
+
+    def due(self) -> float:
+        due = self.search.deadline
+        assert due is not None
+        return due
+
+    def step(self) -> list[ArpPacket]:
+        left = self.flush()
+        if (due := self.search.deadline) is not None:
+            self.now = max(self.now, due)
+            self.search.advance(self.now)
+        return left
+
+    def run(self) -> dict[int, Outcome]:
+        for _ in range(10_000):
+            if self.search.done:
+                return self.search.outcomes
+            self.step()
+        raise AssertionError("it never ends")
+
+    def verdicts(self) -> list[Verdict]:
+        return [outcome.verdict for outcome in self.run().values()]
+
+
+def test_each_address_has_its_verdict() -> None:
+    desk = Desk([FIRST, SECOND, THIRD, FIRST])
+    desk.stations[SECOND] = STATION
+    assert {address: outcome.verdict for address, outcome in desk.run().items()} == {
+        FIRST: Verdict.FREE,
+        SECOND: Verdict.IN_USE,
+        THIRD: Verdict.FREE,
+    }
+    assert desk.search.outcomes[SECOND].mac == STATION
+    assert desk.search.error is None
+    assert list(desk.search.acds) == [FIRST, THIRD]
+    assert {acd.state for acd in desk.search.acds.values()} == {AcdState.FREE}
+    assert desk.search.deadline is None
+    assert {packet.sender_mac for _, packet in desk.left if packet.is_probe} == {MINE}
+
+
+def test_a_station_that_answers_only_ordinary_requests_is_in_use_all_the_same() -> None:
+    desk = Desk([FIRST])
+    desk.stations[FIRST] = STATION
+    desk.polite.add(FIRST)
+    [outcome] = desk.run().values()
+    assert outcome == Outcome(Verdict.IN_USE, STATION, 0.0, outcome.probes)
+    assert outcome.probes >= 4
+    assert desk.search.acds == {}
+
+
+def test_this_hosts_own_addresses_are_used_by_it_and_not_probed() -> None:
+    desk = Desk([FIRST, SECOND], local_addresses=frozenset({FIRST}))
+    assert desk.run()[FIRST] == Outcome(Verdict.IN_USE, BRIDGE, reason="this host's own address")
+    assert desk.search.outcomes[SECOND].verdict is Verdict.FREE
+    assert FIRST not in {packet.target_ip for _, packet in desk.left}
+
+
+def test_where_all_are_our_own_there_is_nothing_to_probe() -> None:
+    desk = Desk([FIRST], local_addresses=frozenset({FIRST}))
+    assert desk.verdicts() == [Verdict.IN_USE]
+    assert desk.now < 100.2
+
+
+def test_without_any_witness_no_verdict() -> None:
+    desk = Desk([FIRST, SECOND], witnesses=(), local_addresses=frozenset({SECOND}))
+    assert desk.run() == {
+        SECOND: Outcome(Verdict.IN_USE, BRIDGE, reason="this host's own address"),
+        FIRST: Outcome(Verdict.UNKNOWN, reason=NO_WITNESS),
+    }
+    assert not [packet for _, packet in desk.left if packet.is_probe and packet.target_ip == FIRST]
+
+
+def test_alone_needs_no_witness_and_hunts_for_none() -> None:
+    desk = Desk([FIRST], witnesses=(), alone=True, possible=[THIRD])
+    assert desk.verdicts() == [Verdict.FREE]
+    assert THIRD not in {packet.target_ip for _, packet in desk.left}
+
+
+# What is sent before anything is probed.
+
+
+def test_it_begins_with_the_witnesses_the_canary_and_the_addresses_themselves() -> None:
+    desk = Desk([FIRST, SECOND], witnesses=(WITNESS, THIRD), neighbours=(NET + 9, THIRD))
+    assert [(packet.sender_mac, packet.sender_ip, packet.target_ip) for packet in desk.flush()] == [
+        *[
+            (MINE, 0, WITNESS),
+            (MINE, 0, THIRD),
+            (MINE, 0, CANARY),
+            (BRIDGE, OWN_ADDRESS, CANARY),
+        ]
+        * 2,
+        (BRIDGE, OWN_ADDRESS, NET + 9),
+        (BRIDGE, OWN_ADDRESS, FIRST),
+        (BRIDGE, OWN_ADDRESS, SECOND),
+    ]
+
+
+def test_without_an_own_address_it_asks_by_probes_once() -> None:
+    desk = Desk([FIRST], own_address=0)
+    first = desk.flush()
+    assert [(packet.sender_mac, packet.sender_ip, packet.target_ip) for packet in first] == [
+        *[(MINE, 0, WITNESS), (MINE, 0, CANARY)] * 2,
+        (BRIDGE, 0, FIRST),
+    ]
+    desk.run()
+    assert [packet for _, packet in desk.left if packet.sender_mac == BRIDGE] == [first[-1]]
+
+
+def test_with_an_own_address_the_silent_are_asked_a_second_time_beside_the_probes() -> None:
+    desk = Desk([FIRST])
+    desk.run()
+    times = [when for when, packet in desk.left if (packet.sender_mac, packet.target_ip) == (BRIDGE, FIRST)]
+    assert len(times) == 2
+    assert times[0] < times[1]
+
+
+def test_it_listens_before_it_chooses_longer_where_a_witness_is_silent() -> None:
+    desk = Desk([FIRST])
+    assert desk.search.deadline is None  # the frames have to leave first
+    desk.search.advance(1000.0)
+    assert desk.search.probing is None
+    desk.now = 101.0
+    desk.flush()
+    assert desk.due() == pytest.approx(101.0 + ADAPTIVE.probe_min)  # two round trips, at least
+    desk.search.advance(desk.due() - 1e-6)
+    assert desk.search.probing is None
+    desk.search.advance(desk.due())
+    assert desk.search.probing is not None
+
+    desk = Desk([FIRST], now=50.0)
+    desk.stations.clear()
+    desk.flush()
+    assert desk.due() == pytest.approx(50.1)
+
+
+def test_it_never_listens_longer_than_that() -> None:
+    desk = Desk([FIRST], witnesses=(), neighbours=(THIRD,))
+    desk.flush()
+    asked = desk.now
+    desk.hear(ArpPacket(arp.REPLY, HOST, THIRD, BRIDGE, OWN_ADDRESS, HOST, BRIDGE), after=0.09)
+    assert desk.search.witnesses.round_trip == pytest.approx(0.09)
+    assert desk.due() == pytest.approx(asked + 0.1)
+
+
+# Witnesses that were not named.
+
+
+def test_a_neighbour_that_answers_is_a_witness() -> None:
+    desk = Desk([FIRST], witnesses=(), neighbours=(THIRD,))
+    desk.stations[THIRD] = HOST
+    assert desk.verdicts() == [Verdict.FREE]
+    assert desk.search.witnesses.found == [THIRD]
+    assert [packet for _, packet in desk.left if packet.is_probe and packet.target_ip == THIRD]
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        ArpPacket(arp.REPLY, PORT, THIRD, BRIDGE, OWN_ADDRESS, PORT, BRIDGE),
+        ArpPacket(arp.REPLY, HOST, THIRD, RIVAL, OWN_ADDRESS, HOST, RIVAL),
+        ArpPacket(arp.REQUEST, HOST, THIRD, arp.NO_MAC, FIRST, HOST, arp.BROADCAST),
+        ArpPacket(arp.REPLY, MINE, THIRD, BRIDGE, OWN_ADDRESS, MINE, BRIDGE),
+    ],
+    ids=["of this host", "to another", "a question", "our own"],
+)
+def test_what_makes_no_witness(packet: ArpPacket) -> None:
+    desk = Desk([FIRST], witnesses=(), neighbours=(THIRD,))
+    desk.flush()
+    desk.hear(packet)
+    assert desk.search.witnesses.found == []
+    assert desk.search.witnesses.round_trip is None
+
+
+@pytest.mark.parametrize(("own_address", "window"), [(OWN_ADDRESS, HUNT_WINDOW), (0, SMALL_WINDOW)])
+def test_witnesses_are_hunted_window_by_window_up_to_a_bound(own_address: int, window: int) -> None:
+    possible = range(NET + 0x100, NET + 0x100 + 3 * WITNESS_HUNT)
+    local = frozenset({NET + 0x101})
+    desk = Desk([FIRST], witnesses=(), possible=iter(possible), own_address=own_address, local_addresses=local)
+    sizes = []
+    while not desk.search.done:
+        left = [packet.target_ip for packet in desk.step() if packet.target_ip >= NET + 0x100]
+        if left:
+            sizes.append(len(set(left)))
+    assert sizes == [window - 1, *[window] * (WITNESS_HUNT // window - 1)]
+    assert desk.verdicts() == [Verdict.UNKNOWN]
+
+
+def test_the_hunt_ends_with_the_first_that_answers() -> None:
+    desk = Desk([FIRST], witnesses=(), possible=iter(range(NET + 0x100, NET + 0x400)))
+    desk.stations[NET + 0x105] = HOST
+    assert desk.verdicts() == [Verdict.FREE]
+    assert max(packet.target_ip for _, packet in desk.left) == NET + 0x100 + HUNT_WINDOW - 1
+    assert desk.search.witnesses.found == [NET + 0x105]
+
+
+# What it hears.
+
+
+def test_a_probe_of_another_shows_no_station_and_is_no_answer_of_the_canary() -> None:
+    desk = Desk([FIRST], canary=0)
+    desk.flush()
+    desk.hear(ArpPacket(arp.REQUEST, RIVAL, 0, arp.NO_MAC, THIRD, RIVAL, arp.BROADCAST))
+    assert desk.search.canary.mac is None
+
+
+def test_what_comes_from_our_own_mac_is_not_heard() -> None:
+    desk = Desk([FIRST])
+    while desk.search.probing is None:
+        desk.step()
+    desk.flush()
+    desk.hear(ArpPacket(arp.REQUEST, MINE, FIRST, arp.NO_MAC, FIRST, MINE, arp.BROADCAST))
+    desk.hear(ArpPacket(arp.REPLY, MINE, CANARY, BRIDGE, OWN_ADDRESS, MINE, BRIDGE))
+    assert desk.search.canary.mac is None
+    assert desk.verdicts() == [Verdict.FREE]
+
+
+def test_a_witness_has_to_answer_the_mac_that_will_own_the_address() -> None:
+    desk = Desk([FIRST])
+    desk.stations.clear()
+    desk.flush()
+    for packet in (
+        ArpPacket(arp.REPLY, HOST, WITNESS, BRIDGE, OWN_ADDRESS, HOST, BRIDGE),
+        ArpPacket(arp.REQUEST, HOST, WITNESS, MINE, 0, HOST, MINE),
+    ):
+        desk.hear(packet)
+        assert desk.search.witnesses.silent() == [WITNESS]
+    desk.hear(ArpPacket(arp.REPLY, HOST, WITNESS, MINE, 0, HOST, MINE), after=0.004)
+    assert desk.search.witnesses.silent() == []
+    assert desk.search.witnesses.round_trip == pytest.approx(0.004)
+
+
+def test_frames_that_were_dropped_before_the_probes_matter_not_and_later_ones_do() -> None:
+    desk = Desk([FIRST])
+    desk.search.overflow(5, desk.now)
+    while desk.search.probing is None:
+        desk.step()
+    desk.step()
+    desk.search.overflow(5, desk.now)
+    assert desk.search.probing is not None
+    assert desk.search.probing.acds[FIRST].probes == 0
+    assert desk.verdicts() == [Verdict.FREE]
+
+
+def test_what_is_of_interest_is_what_is_probed_our_macs_and_the_canary() -> None:
+    desk = Desk([FIRST, SECOND])
+    first = desk.search.interest
+    assert first is not None
+    assert (first.addresses, first.macs, first.span, first.senders) == (
+        frozenset(),
+        frozenset({MINE, BRIDGE}),
+        None,
+        frozenset({CANARY}),
+    )
+    while desk.search.probing is None:
+        desk.step()
+    probing = desk.search.interest
+    assert probing is not None
+    assert probing.addresses == {FIRST, SECOND}
+    assert desk.search.interest is probing  # made once for each change
+    other = Desk([FIRST], canary=None).search.interest
+    assert other is not None
+    assert other.senders == frozenset()
+
+
+def test_the_chance_that_may_be_missed_is_the_callers() -> None:
+    few, many = (Desk([FIRST], miss_probability=chance) for chance in (1e-2, 1e-9))
+    for desk, chance in ((few, 1e-2), (many, 1e-9)):
+        [outcome] = desk.run().values()
+        assert outcome.miss_probability is not None
+        assert outcome.miss_probability <= chance
+    assert few.search.outcomes[FIRST].probes < many.search.outcomes[FIRST].probes

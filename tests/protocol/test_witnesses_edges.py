@@ -1,0 +1,251 @@
+"""The witnesses at their bounds: which probes count, whose answers, and how many are enough."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from arpipam.protocol.timing import ADAPTIVE, LAN
+from arpipam.protocol.witnesses import (
+    LEAST_ROUNDS,
+    MOST_WITNESSES,
+    LinkWitnesses,
+    SearchWitnesses,
+    WitnessProbe,
+    miss_probability,
+)
+
+ONE, TWO = (bytes([2, 0, 0, 0, 0, n]) for n in (1, 2))
+
+
+def witnesses(*required: int, link: LinkWitnesses | None = None, bound: float = 1e-6) -> SearchWitnesses:
+    return SearchWitnesses(ADAPTIVE, bound=bound, required=required, mac=ONE, link=link)
+
+
+def test_the_formula() -> None:
+    assert miss_probability(1, 0, 0) == pytest.approx(1 / 2)
+    assert miss_probability(1, 3, 1) == pytest.approx(2 / 6)
+    assert miss_probability(2, 3, 1) == pytest.approx((2 * 3) / (6 * 7))
+    assert miss_probability(0, 5, 2) == pytest.approx(1)
+
+
+# The link.
+
+
+def test_a_round_trip_is_lengthened_slowly_and_shortened_fast() -> None:
+    link = LinkWitnesses()
+    link.measure(0.1)
+    assert link.round_trip == 0.1
+    link.measure(0.18)
+    assert link.round_trip == pytest.approx(0.11)
+    link.measure(0.01)
+    assert link.round_trip == pytest.approx(0.06)
+    link.measure(0.06)
+    assert link.round_trip == pytest.approx(0.06)
+
+
+def test_a_search_learns_the_round_trip_anew_after_a_second_without_probes() -> None:
+    for rest, kept in ((1.0, 0.1), (1.001, None)):
+        link = LinkWitnesses()
+        link.measure(0.1)
+        link.sent(7, WitnessProbe(5.0, ONE, shared=True))
+        link.join(5.0 + rest)
+        assert link.round_trip == kept
+    link = LinkWitnesses()
+    link.measure(0.1)
+    link.join(0.0)  # the very first search
+    assert link.round_trip is None
+
+
+def test_probes_are_remembered_for_just_so_long() -> None:
+    link = LinkWitnesses(memory=10.0)
+    for at in (1.0, 2.0, 3.0):
+        link.sent(7, WitnessProbe(at, ONE, shared=True))
+    link.sent(8, WitnessProbe(1.0, ONE, shared=True))
+    assert link.begin_round(12.0, 0.1)
+    assert [probe.at for probe in link.since(7, 0.0, ONE)] == [3.0, 2.0]
+    assert list(link.since(8, 0.0, ONE)) == []
+    assert set(link._probes) == {7}
+    assert not link.begin_round(12.04, 0.1)
+    assert link.begin_round(12.06, 0.1)
+    assert [probe.at for probe in link.since(7, 0.0, ONE)] == [3.0]
+
+
+def test_what_counts_for_a_search_are_rounds_and_its_own_probes_since_it_began() -> None:
+    link = LinkWitnesses()
+    for at, mac, shared in ((1.0, TWO, True), (2.0, TWO, False), (3.0, ONE, False), (0.5, ONE, True)):
+        link.sent(7, WitnessProbe(at, mac, shared))
+    assert [probe.at for probe in link.since(7, 0.0, ONE)] == [0.5, 3.0, 1.0]
+    assert [probe.at for probe in link.since(7, 0.5, ONE)] == [0.5, 3.0, 1.0]
+    assert list(link.since(9, 0.0, ONE)) == []
+    assert set(link._probes) == {7}
+
+
+def test_an_answer_is_one_to_the_youngest_probe_of_its_mac_that_still_waits() -> None:
+    link = LinkWitnesses()
+    assert link.heard(7, ONE, 1.0, 5.0) is None
+    link.sent(7, WitnessProbe(1.0, ONE, shared=True))
+    link.sent(7, WitnessProbe(2.0, ONE, shared=True))
+    link.sent(7, WitnessProbe(2.5, TWO, shared=True))
+    assert link.heard(7, ONE, 3.0, 0.9) is None  # too old
+    assert link.heard(7, ONE, 3.0, 1.0) == 1.0
+    assert link.heard(7, ONE, 3.1, 9.0) is None  # the older one may have been answered by the same frame
+    assert [probe.answered for probe in link.since(7, 0.0, ONE)] == [False, True, False]
+
+
+# One search.
+
+
+def test_so_many_stations_are_asked_along_and_each_once() -> None:
+    subject = witnesses(1)
+    for address in (1, 5, 5, 6, 7, 8, 9):
+        subject.add(address)
+    assert subject.found == [5, 6, 7, 8]
+    assert len(subject.found) == MOST_WITNESSES
+    assert list(subject.all()) == [1, 5, 6, 7, 8]
+    assert SearchWitnesses(ADAPTIVE, bound=1e-6, required=[3, 1, 3]).required == (3, 1)
+
+
+def test_the_pace_is_two_round_trips_within_the_bounds_of_the_timing() -> None:
+    subject = witnesses(1)
+    assert subject.gap() == ADAPTIVE.announce_wait
+    assert SearchWitnesses(replace(LAN, announce_wait=0.01), bound=1e-6, required=[1]).gap() == LAN.probe_min
+    for round_trip, gap in ((0.001, 0.02), (0.1, 0.2), (0.4, 0.5)):
+        subject = witnesses(1)
+        subject.measure(round_trip)
+        assert subject.gap() == pytest.approx(gap)
+    assert SearchWitnesses(ADAPTIVE, bound=1e-6, alone=True).gap() == ADAPTIVE.probe_min
+
+
+def test_it_listens_for_the_slowest_that_must_answer_or_else_for_the_fastest() -> None:
+    subject = witnesses(1, 2)
+    subject.add(3)
+    subject.add(4)
+    for witness, round_trip in ((1, 0.2), (2, 0.4), (3, 0.8), (4, 0.6)):
+        subject.sent(witness, 1.0)
+        subject.heard(witness, 1.0 + round_trip)
+    assert subject.settle() == pytest.approx(0.5)
+    subject = witnesses()
+    subject.add(3)
+    assert subject.settle() == ADAPTIVE.announce_wait
+    subject.add(4)
+    for witness, round_trip in ((3, 0.8), (4, 0.6)):
+        subject.sent(witness, 1.0)
+        subject.heard(witness, 1.0 + round_trip)
+    assert subject.settle() == pytest.approx(0.75)
+
+
+def test_the_first_round_trip_is_counted_from_the_first_probe_and_stays() -> None:
+    subject = witnesses(1)
+    subject.sent(1, 1.0)
+    subject.sent(1, 1.3)
+    subject.heard(1, 1.4)
+    assert subject.settle() == pytest.approx(0.5)
+    subject.sent(1, 2.0)
+    subject.heard(1, 2.01)
+    assert subject.settle() == pytest.approx(0.5)
+
+
+def test_the_first_answer_may_take_any_time_and_later_ones_as_long_as_the_candidate() -> None:
+    subject = witnesses(1)
+    subject.sent(1, 1.0)
+    subject.heard(1, 9.0)
+    assert subject.answers(1) == 1
+    subject = witnesses(1)
+    subject.sent(1, 1.0)
+    subject.heard(1, 1.001)
+    subject.sent(1, 2.0)
+    subject.heard(1, 2.101)
+    assert subject.answers(1) == 1
+
+
+def test_the_round_trip_is_no_longer_than_since_the_round() -> None:
+    subject = witnesses(1)
+    subject.sent(1, 1.0)
+    assert subject.begin_round(1.5)
+    subject.heard(1, 1.6)
+    assert subject.round_trip == pytest.approx(0.1)
+    subject = witnesses(1)
+    assert subject.begin_round(1.0)
+    subject.sent(1, 1.2)
+    subject.heard(1, 1.25)
+    assert subject.round_trip == pytest.approx(0.05)
+
+
+def test_a_probe_is_overdue_after_three_quarters_of_the_pace() -> None:
+    subject = witnesses(1)
+    subject.sent(1, 1.0)
+    subject.heard(1, 1.04)  # a pace of 80 ms
+    subject.sent(1, 2.0)
+    assert subject.miss(4, 2.059) == pytest.approx(miss_probability(4, 1, 0))
+    assert subject.miss(4, 2.061) == pytest.approx(miss_probability(4, 1, 1))
+
+
+def test_the_chance_of_all_together_or_that_of_the_worst_which_must_answer() -> None:
+    subject = witnesses(1, 2)
+    subject.add(3)
+    subject.reset(0.0)
+    for witness, answers in ((1, 9), (2, 5), (3, 9)):
+        for n in range(10):
+            subject.sent(witness, float(n))
+            if n < answers:
+                subject.heard(witness, n + 0.001)
+    assert subject.miss(4, 100.0) == pytest.approx(miss_probability(4, 5, 5))
+    assert subject.loss() == pytest.approx(7 / 30)
+    good = witnesses(1, 2)
+    for witness in (1, 2):
+        for n in range(10):
+            good.sent(witness, float(n))
+            good.heard(witness, n + 0.001)
+    assert good.miss(4, 100.0) == pytest.approx(miss_probability(4, 20, 0))
+    assert good.loss() == 0.0
+    assert good.answers(1) == 10
+
+
+def test_no_figure_without_an_answer() -> None:
+    subject = witnesses(1)
+    assert subject.miss(4, 1.0) is None
+    assert subject.loss() == 0.0
+    subject.sent(1, 1.0)
+    assert subject.miss(4, 9.0) is None
+    assert subject.loss() == 1.0
+    assert not subject.answered()
+
+
+def test_how_many_probes_are_enough() -> None:
+    fixed = SearchWitnesses(LAN, bound=1e-6, required=[1])
+    assert [fixed.enough(probes, 1.0) for probes in (2, 3)] == [False, True]
+    alone = SearchWitnesses(ADAPTIVE, bound=1e-6, alone=True)
+    assert [alone.enough(probes, 1.0) for probes in (LEAST_ROUNDS - 1, LEAST_ROUNDS)] == [False, True]
+    subject = witnesses(1, bound=0.5)
+    assert not subject.enough(9, 9.0)
+    for n in range(3):
+        subject.sent(1, float(n))
+        subject.heard(1, n + 0.001)
+    assert [subject.enough(probes, 9.0) for probes in (LEAST_ROUNDS - 1, LEAST_ROUNDS)] == [False, True]
+    exact = witnesses(1, bound=miss_probability(4, 3, 0))
+    for n in range(3):
+        exact.sent(1, float(n))
+        exact.heard(1, n + 0.001)
+    assert exact.enough(4, 9.0)
+    exact.reset(2.5)
+    assert not exact.enough(4, 9.0)
+
+
+def test_a_station_that_is_no_witness_is_not_heard() -> None:
+    link = LinkWitnesses()
+    link.sent(9, WitnessProbe(1.0, ONE, shared=True))
+    subject = witnesses(1, link=link)
+    subject.heard(9, 1.1)
+    assert subject.round_trip is None
+    assert [probe.answered for probe in link.since(9, 0.0, ONE)] == [False]
+
+
+def test_an_answer_to_a_probe_from_another_search_of_this_mac_sets_no_listening() -> None:
+    link = LinkWitnesses()
+    link.sent(1, WitnessProbe(1.0, ONE, shared=True))
+    subject = witnesses(1, link=link)
+    subject.heard(1, 1.5)
+    assert subject.answers(1) == 1
+    assert subject.settle() == ADAPTIVE.announce_wait
