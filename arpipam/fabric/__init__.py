@@ -1,4 +1,4 @@
-"""The network itself: declared in one file, made, checked, mended and removed again.
+"""The network itself: declared in one file, made, checked, repaired and removed again.
 
 fabric = load(Path("/etc/arpipam/fabric.toml"))
 site = Site(fabric, Path("/var/lib/arpipam"))

@@ -157,7 +157,7 @@ def _do(steps: Sequence[Step], database: Ovsdb | None) -> None:
 def _undo(steps: Sequence[Step], database: Ovsdb | None) -> None:
     """Undo in reverse; go on to the end whatever fails, try that once more, then say what still does."""
     batches = list(_batches(list(reversed(steps))))
-    for _ in range(2):  # a gateway, say, is reached only when all routes are back
+    for _ in range(2):  # for example, a gateway is reached only when all routes are back
         failures = []
         failed = []
         for batch in batches:

@@ -71,7 +71,7 @@ def check(site: Site) -> Iterator[Finding]:
             observed = site.observe(database)
             wanted = plan(site.fabric, site.local, observed)
         except ArpipamError as error:
-            yield Finding(Condition.UNKNOWN, "host", str(error), "mend that first")
+            yield Finding(Condition.UNKNOWN, "host", str(error), "fix that first")
             return
         yield from _running(database)
         yield from _as_declared(site, wanted, observed)
@@ -133,7 +133,7 @@ def _as_declared(site: Site, wanted: Plan, observed: Observed) -> Iterator[Findi
 
 
 def _subject(site: Site, step: Step) -> str:
-    """What a change is about, in the words of whoever reads the check."""
+    """What a change is about, as the reader of the check knows it."""
     fabric, local = site.fabric, site.local
     name = str(getattr(step, "name", ""))
     for peer in fabric.peers(local):
@@ -362,7 +362,7 @@ def _peer(peer: DeclaredHost, look: Look, learned: dict[str, str] | None) -> Ite
         where = ", ".join(sorted(filter(None, behind))) or "this host's own ports"
         yield _fault(subject, f"{evidence}, but from behind {where}, not through its own tunnel")
     elif loss > _MUCH_LOSS:
-        yield Finding(Condition.WARNING, subject, evidence, "mend the underlay: probing takes long, or gives up")
+        yield Finding(Condition.WARNING, subject, evidence, "fix the underlay: probing takes long, or gives up")
     else:
         yield _ok(subject, evidence)
 

@@ -147,7 +147,7 @@ class _Planner:
             parameters = {"address": self._own_mac(), "br_stp_state": 0, "br_forward_delay": 0}
             self._add_link(name, "bridge", parameters)
         elif link.kind != "bridge":
-            raise LinkError(f"{name} is no bridge but {link.kind or 'a NIC'}; name another bridge in the file")
+            raise LinkError(f"{name} is not a bridge but {link.kind or 'a NIC'}; name another bridge in the file")
         elif link.mine and link.stp:
             self._set(name, "stp", value=False, old=True)
         self._set_mtu(name, mtu)
@@ -270,7 +270,7 @@ class _Planner:
         self._into(name, fabric.bridge, isolated=True)
 
     def _drop_old_vxlan(self, name: str) -> None:
-        """Once, long names were cut, so that bridges with similar names shared a device."""
+        """Remove a device under the name that was once cut, and that bridges with similar names shared."""
         cut = f"vx-{self._fabric.bridge}"[:LONGEST_INTERFACE]
         for link in self._links.values():
             ours = link.master == self._fabric.bridge or (link.name == cut and not link.master)

@@ -37,7 +37,7 @@ def _asks(function: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(function)
     def gathered(*, socket: Path | None, **more: Any) -> int:
-        # Said to the group (`arpipam agent --socket PATH status`), it holds as well.
+        # The option also counts before the command: `arpipam agent --socket PATH status`.
         return function(AgentClient(socket or click.get_current_context().obj or DEFAULT_SOCKET), **more)
 
     command: Callable[..., int] = gathered
@@ -65,7 +65,7 @@ def agent(
 ) -> int:
     """Run this host's agent, Docker's IPAM driver, until it is told to end; or ask the one that runs.
 
-    What is said here goes before what the file says.
+    These options override the file.
     """
     context.obj = socket
     if context.invoked_subcommand is not None:
@@ -124,7 +124,7 @@ def _show(said: Status) -> None:
 
 @click.command()
 @_asks
-@click.option("--recent", is_flag=True, help="Show first what happened of late (at most 1,000 events are kept).")
+@click.option("--recent", is_flag=True, help="Show recent events first (at most 1,000 are kept).")
 def watch(client: AgentClient, *, as_json: bool, recent: bool) -> int:
     """Show conflicts, partitions, and what becomes of addresses, as it happens, until interrupted."""
     output = Output(["at", "kind", "interface", "address", "mac", "other", "owner", "text"], as_json=as_json)

@@ -89,7 +89,7 @@ def probe(addresses: tuple[IPv4Address, ...], options: Options) -> int:
 def find(subnet: str | None, options: Options) -> int:
     """Find the first address of SUBNET (default: the interface's own) that nobody uses.
 
-    The address is nobody's afterwards: to keep it, use claim.
+    It is not reserved: use claim to keep it.
     """
     output = Output(
         ["address", "prefix", "mac", "elapsed_ms", "probed", "in_use", "miss_probability"], as_json=options.json
@@ -217,7 +217,7 @@ def main() -> None:
     """Run the command line."""
     try:
         status = execute(arpipam, "arpipam")
-    except BrokenPipeError:  # whoever reads our output has gone; at its end Python would try once more, and complain
+    except BrokenPipeError:  # our reader has gone; at exit Python would try to write once more, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = _READER_GONE
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""`arpipam fabric`: the network itself, set up, checked, mended and removed.
+"""`arpipam fabric`: the network itself, set up, checked, repaired and removed.
 
 Exit status: 0 done, or all well; 1 changes pending (plan) or faults found (check); 2 a bad file; 3 could not look, or
 not act.
@@ -30,7 +30,7 @@ _MARKS = {"ok": ("green", "✓"), "warning": ("yellow", "!"), "fault": ("red", "
 
 @click.group()
 def fabric() -> None:
-    """Set up, check, mend and remove the network of several hosts, as declared in one file.
+    """Set up, check, repair and remove the network of several hosts, as declared in one file.
 
     Exit status: 0 done or all well; 1 changes pending (plan), faults found (check); 2 a bad file; 3 could not look, or
     not act.
@@ -85,7 +85,7 @@ def plan(site: Site, *, as_json: bool) -> int:
 @fabric.command()
 @_options
 def up(site: Site, *, as_json: bool) -> int:
-    """Make this host what the file declares; what is so already stays untouched."""
+    """Make this host what the file declares; anything already correct is left alone."""
     _show(site.up().lines, as_json=as_json)
     return 0
 

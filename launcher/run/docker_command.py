@@ -26,7 +26,7 @@ OURS = {
     "--net": "--network",
     "--mac-address": "--mac",
 }
-"""docker's options that decide about the address, and what is said to us instead."""
+"""docker's options that decide about the address, and our option that takes their place."""
 _OPTION = re.compile(r"^\s+(?:-(\w), )?(--[\w-]+)(?: (\S+))?(?:\s{2,}|$)")
 MAC_PER_ENDPOINT = 25  # from this version on the client refuses --mac-address where the engine's API is older than 1.44
 
@@ -43,7 +43,7 @@ class DockerCommand:
         self._needs_relay = False
 
     def knock(self) -> None:
-        """Raise EngineError when nobody listens there; takes no time, so that nothing need be claimed in vain."""
+        """Raise EngineError when no engine listens there, before any address is claimed."""
         if not self.url.startswith(UNIX):
             return
         with socket.socket(socket.AF_UNIX) as probe:
@@ -87,7 +87,7 @@ class DockerCommand:
 def refuse_ours(words: Sequence[str]) -> None:
     """Raise InputError where docker's own options, before the image, decide about the address.
 
-    The client says itself which of its options take a value, so that the image is found whatever its age.
+    The client's own help tells which of its options take a value, so the image is found with clients of any age.
     """
     if not any(word.partition("=")[0] in OURS for word in words):
         return
@@ -120,7 +120,7 @@ def _valued() -> set[str]:
 
 
 def _version() -> int:
-    """The client's first number, 0 when it says none (podman's, say, which has no such rule)."""
+    """The client's first number, 0 when it has none (for example podman's, which has no such rule)."""
     try:
         said = subprocess.run(["docker", "--version"], capture_output=True, text=True, check=False).stdout
     except OSError as error:

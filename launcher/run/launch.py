@@ -214,7 +214,7 @@ class Launch:
         before = facts(interface)
         if not before.is_bridge or own is None:
             raise InputError(
-                f"{interface} is no bridge, and no Docker network is on it; make one first: docker network create "
+                f"{interface} is not a bridge, and no Docker network is on it; make one first: docker network create "
                 f"-d macvlan -o parent={interface} --subnet {own.network if own is not None else '…'} --gateway … lan"
             )
         name = self._request.network or f"arpipam-{interface}"

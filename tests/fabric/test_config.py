@@ -1,4 +1,4 @@
-"""The file that declares a network: what it may say, and what is said of it where it is wrong."""
+"""The file that declares a network: what it may hold, and the error where it is wrong."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def test_the_mtu_is_what_the_underlay_leaves(tunnel: str, overhead: int, *, swit
     ("keys", "change", "said"),
     [
         ({}, {"eth0": None}, "underlay address 192.168.122.1 of host host1 is on no interface of this machine"),
-        ({}, {"docker0": "veth"}, "docker0 is no bridge but veth"),
+        ({}, {"docker0": "veth"}, "docker0 is not a bridge but veth"),
         ({}, {"vx-docker0": "vxlan"}, "vx-docker0 is there already and is not ours"),
         ({"ovs_bridge": "br0", "underlay_nic": "eth9"}, {}, "no interface eth9 on this machine"),
     ],

@@ -1,4 +1,4 @@
-"""Docker's options that decide about the address, told from the command's own words, by what the client says itself."""
+"""Docker's options that decide about the address, told from the command's own words with the client's help."""
 
 from __future__ import annotations
 

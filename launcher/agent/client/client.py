@@ -73,7 +73,7 @@ class AgentClient:
         return [self._made(StationView, station) for station in self._json("/arpipam/stations", list)]
 
     def events(self, *, recent: bool = False) -> Events:
-        """What happens from now on; with `recent`, what happened of late comes first."""
+        """What happens from now on; with `recent`, earlier events come first."""
         return Events(self, self._connection.follow("GET", f"/arpipam/events?recent={int(recent)}"))
 
     def claim(self, wanted: ClaimRequest) -> RemoteClaim:

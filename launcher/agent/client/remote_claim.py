@@ -164,7 +164,7 @@ class RemoteClaim:
             self._become(ClaimState.HANDED_OVER, unless=_OVER)
 
     def release(self, quarantine: float = QUARANTINE) -> None:
-        """Give the address back; nobody else gets it for `quarantine` seconds."""
+        """Release the address; nobody else gets it for `quarantine` seconds."""
         if self.state is ClaimState.RELEASED:
             return
         self._leaving = True
