@@ -124,7 +124,7 @@ class FirstFree(Search):
         self._bound()
         if self.canary.mac is not None:
             self._fail(UnknownError(self.canary.doubt()))
-        elif now >= self._give_up or self._try_at(now) >= self._give_up:  # it never waits only to fail
+        elif self._try_at(now) >= self._give_up:  # at once, where the wait would only end in this
             self._fail(
                 PoolExhaustedError(f"others claim faster than we can: gave up after {self.contentions} contentions")
             )
@@ -132,9 +132,9 @@ class FirstFree(Search):
             pass
         elif self._unwitnessed() and self._offered:
             self._no_witness()
-        elif (at := self._try_at(now)) > now:
+        elif (silent := self._silent(now)) and (at := self._try_at(now)) > now:
             self._pause_until = at
-        elif (address := self._pick(now)) is not None:
+        elif (address := self._pick(silent)) is not None:
             self._last_try = now
             self._try([address], now)
         elif not self._extend(now):
@@ -147,8 +147,8 @@ class FirstFree(Search):
             return now
         return max(now, self._last_try + timing.rate_limit_interval)
 
-    def _pick(self, now: float) -> int | None:
-        """The next candidate, reserved; None when no silent one is left."""
+    def _silent(self, now: float) -> list[int]:
+        """The candidates that may be tried, in order."""
         for address in [a for a, at in self._rivals.items() if now - at > _RIVAL_MEMORY]:
             del self._rivals[address]
         silent = [
@@ -158,6 +158,10 @@ class FirstFree(Search):
         ]
         if self.contentions:
             self._rng.shuffle(silent)
+        return silent
+
+    def _pick(self, silent: list[int]) -> int | None:
+        """The first of the candidates that can be reserved; None when there is none."""
         for address in silent:
             if self._reserve(address):
                 return address

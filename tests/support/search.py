@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from arpipam.lab.simulation import Claimer, Faults, SimulatedStation, VirtualLink
+from arpipam.protocol import arp
+from arpipam.protocol.arp import ArpPacket
 from arpipam.protocol.parameters import Parameters
 from arpipam.protocol.search import LinkMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from arpipam.link.jobs import Task
 
 
 NET = 0x0A00_0000
@@ -25,6 +30,62 @@ def mac(number: int) -> bytes:
 def parameters(number: int = 0, **changes: Any) -> Parameters:
     known: dict[str, Any] = {"witnesses": (WITNESS,), "canary": NET}
     return Parameters(own_mac=mac(1000 + number), own_address=NET + 0xF000 + number, **(known | changes))
+
+
+class ByHand:
+    """One search without a link: its clock, the frames that left, and stations that answer at once.
+
+    `stations` answer every request; those of `deaf` answer probes only, so that a survey misses them.
+    """
+
+    def __init__(self, stations: Mapping[int, bytes] = MappingProxyType({}), deaf: Collection[int] = ()) -> None:
+        self.now = 0.0
+        self.sent: list[tuple[float, ArpPacket]] = []
+        self.stations = dict(stations)
+        self.deaf = deaf
+
+    def flush(self, search: Task) -> None:
+        """Let what waits leave, and what answers be heard."""
+        for outbox in search.outboxes():
+            while frames := outbox.peek(1):
+                outbox.sent(1, self.now)
+                packet = arp.dissect(frames[0])
+                assert isinstance(packet, ArpPacket)
+                self.sent.append((self.now, packet))
+                mac = self.stations.get(packet.target_ip)
+                if mac is not None and (packet.is_probe or packet.target_ip not in self.deaf):
+                    answer = arp.dissect(arp.reply(mac, packet))
+                    assert isinstance(answer, ArpPacket)
+                    search.receive(answer, self.now)
+
+    def run(self, search: Task, until: float) -> None:
+        """Let time pass."""
+        self.flush(search)
+        while not search.done and (due := search.deadline) is not None and due <= until:
+            self.now = max(due, self.now)
+            search.advance(self.now)
+            self.flush(search)
+        self.now = max(until, self.now)
+
+    def end(self, search: Task) -> float:
+        """Until it is done; the time then."""
+        while not search.done:
+            self.step(search)
+        return self.now
+
+    def step(self, search: Task) -> None:
+        """Up to the next thing that is due."""
+        self.flush(search)
+        assert search.deadline is not None
+        self.run(search, search.deadline)
+
+    def probed(self, address: int) -> list[float]:
+        """When the address was probed."""
+        return [at for at, packet in self.sent if packet.is_probe and packet.target_ip == address]
+
+    def requested(self, address: int) -> list[float]:
+        """When it was asked for by an ordinary request."""
+        return [at for at, packet in self.sent if not packet.is_probe and packet.target_ip == address]
 
 
 class World:
