@@ -12,9 +12,9 @@ from arpipam.protocol.arp import ArpPacket
 from arpipam.protocol.canary import Canary
 from arpipam.protocol.outcome import Verdict
 from arpipam.protocol.probing import Probing
-from arpipam.protocol.timing import ADAPTIVE, LAN, RFC5227
+from arpipam.protocol.timing import ADAPTIVE, RFC5227
 from arpipam.protocol.witnesses import SearchWitnesses
-from tests.support.search import FIRST, NET, WITNESS, mac, parameters
+from tests.support.search import FIRST, WITNESS, mac, parameters
 
 if TYPE_CHECKING:
     from arpipam.protocol.timing import Timing
