@@ -1,0 +1,96 @@
+"""One fault stays one: a wrong file, an odd network, many moves at once end nothing else. With real engines."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+import pytest
+
+from arpipam.protocol import arp
+from launcher.lab.agents import AgentOn
+from tests.support import fabrics
+from tests.support.agents import Watching
+
+if TYPE_CHECKING:
+    from arpipam.lab import Host, Lab
+    from arpipam.lab.stations import LabStation
+
+MOVED = 32
+"""As many as the agent has threads for what waits: before, so many moves left none for the engine's requests."""
+
+
+def lone_host(lab: Lab) -> tuple[Host, LabStation]:
+    """A host with a bridge that the engine leaves alone, and a station on it."""
+    _, [host] = fabrics.declare(lab, 1, engine=True, bridge="lan0")
+    return host, lab.station("printer", host, "172.16.42.3/24")
+
+
+def log_of(agent: AgentOn) -> str:
+    return agent.log.read_text()
+
+
+@pytest.mark.parametrize("kind", ["syntax", "missing", "host"])
+def test_a_reload_with_a_wrong_fabric_file_changes_nothing(lab: Lab, kind: str) -> None:
+    host, _ = lone_host(lab)
+    with AgentOn(host, witness=["172.16.42.3"]) as agent:
+        agent.make_network()
+        agent.wait_ready(1)
+        agent.run("web")
+        before = agent.client.status()
+        text = host.fabric_file.read_text()
+        if kind == "syntax":
+            host.fabric_file.write_text("[fabric\n")
+        elif kind == "missing":
+            host.fabric_file.unlink()
+        else:
+            host.fabric_file.write_text(text.replace(f'"{host.name}"', '"elsewhere"'))
+        assert agent.process is not None
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait(lambda: "not reloaded" in log_of(agent), told=lambda: log_of(agent)[-1000:])
+        after = agent.client.status()
+        assert (after.pid, after.failures) == (before.pid, ())
+        assert [(network.state, network.leases) for network in after.networks] == [("up", 1)]
+        agent.run("more")
+        host.fabric_file.write_text(text)
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait(lambda: "event=reloaded" in log_of(agent), told=lambda: log_of(agent)[-1000:])
+
+
+def test_a_foreign_network_with_host_bits_hides_nothing(lab: Lab) -> None:
+    host, _ = lone_host(lab)
+    with AgentOn(host, agent={"quarantine": 2, "compare": 5}) as agent:
+        agent.make_network()
+        agent.wait_ready(1)
+        agent.run("before")
+        host.docker("network", "create", "--subnet", "10.0.0.1/24", "plain")
+        agent.run("after")
+        addresses = {agent.address(name) for name in ("before", "after")}
+        host.docker("rm", "-f", "before", "after")
+        agent.wait(lambda: not addresses & agent.leases().keys(), told=lambda: f"{agent.leases()}\n{log_of(agent)}")
+        assert agent.client.status().failures == ()
+        assert "internal error" not in log_of(agent)
+
+
+@pytest.mark.slow
+def test_many_containers_move_at_once_while_others_start(lab: Lab) -> None:
+    host, printer = lone_host(lab)
+    with AgentOn(host, policy="move", ready=0, timing="lan") as agent, Watching(agent) as watching:
+        agent.make_network()
+        for number in range(MOVED):
+            agent.run(f"web{number}")
+        addresses = {f"web{number}": agent.address(f"web{number}") for number in range(MOVED)}
+        printer.namespace.ip([f"addr add {address}/24 dev eth0" for address in addresses.values()])
+        mac = arp.mac_bytes(printer.mac)
+        printer.send([arp.announcement(mac, int(IPv4Address(address))) for address in addresses.values()])
+        started = threading.Thread(target=agent.run, args=("late",))
+        started.start()
+        for address in addresses.values():
+            watching.wait("moved", address=address, patience=120.0)
+        started.join()
+        assert watching.of("move failed") == []
+        after = {name: agent.address(name) for name in addresses}
+        assert not set(after.values()) & set(addresses.values())
+        assert len(set(after.values())) == MOVED
