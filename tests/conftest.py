@@ -11,7 +11,7 @@ import pytest
 from arpipam.leases.sqlite import SqliteLeaseStore
 from launcher.agent.client.client import AgentClient
 from tests.support import agent_client, link_spaces
-from tests.support.agent_client import ClaimWish
+from tests.support.agent_client import wanted
 from tests.support.leases import Clock
 
 if TYPE_CHECKING:
@@ -164,6 +164,6 @@ def client(agent: FakeAgent) -> AgentClient:
 
 @pytest.fixture
 def claim(client: AgentClient) -> Iterator[RemoteClaim]:
-    claim = client.claim(ClaimWish())
+    claim = client.claim(wanted())
     yield claim
     claim.close()

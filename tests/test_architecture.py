@@ -42,16 +42,6 @@ BETWEEN_ROOMS = {
 KNOWN: set[tuple[str, str]] = {
     ("arpipam.link.jobs", "arpipam.protocol.survey"),
     ("arpipam.link.loop", "arpipam.protocol.survey"),
-    ("launcher.agent.network.lending", "launcher.agent.network.network"),
-    ("launcher.agent.network.ready", "launcher.agent.network.network"),
-    ("launcher.agent.network.reserved", "launcher.agent.network.network"),
-    ("launcher.agent.network.shared", "launcher.agent.comparison"),
-    ("launcher.agent.network.sightings", "launcher.agent.network.network"),
-    ("launcher.agent.network.witnesses", "launcher.agent.network.network"),
-    ("launcher.agent.server.bodies", "launcher.agent.network.lending"),
-    ("launcher.agent.server.claims", "launcher.agent.network.lending"),
-    ("launcher.run.launch", "launcher.agent.network.lending"),
-    ("tests.agent.test_network", "tests.agent.test_comparison"),
 }
 """Imports that still run the wrong way or close a circle. One that no longer does has to leave this list."""
 

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 from arpipam.errors import ArpipamError, InputError
 from arpipam.leases.lease import LeaseState
 from arpipam.protocol.outcome import NO_WITNESS
-from launcher.agent.comparison import Ledger
+from launcher.agent.comparison import Comparison
 from launcher.agent.config.keys import NetworkSettings
 from launcher.agent.conflicts import Conflicts
-from launcher.agent.contract import EventKind, LeaseView, StationView, Status
+from launcher.agent.contract import ClaimRequest, EventKind, LeaseView, StationView, Status
 from launcher.agent.declared import Declared
 from launcher.agent.edges import Edges
 from launcher.agent.journal import Journal
 from launcher.agent.log import logger
 from launcher.agent.memory import Memory
 from launcher.agent.metrics import Metrics
-from launcher.agent.network import ready
-from launcher.agent.network.lending import AgentClaim, ClaimWish
+from launcher.agent.network.containers import Containers
+from launcher.agent.network.holdings import release_leftovers
 from launcher.agent.network.network import Network
 from launcher.agent.network.shared import Tools
 from launcher.agent.pools import DockerPool
@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
     from pathlib import Path
 
+    from arpipam.claim import Claim
     from launcher.agent.config.file import Config
     from launcher.agent.contract import Event
     from launcher.agent.memory import StationStore
+    from launcher.agent.network.lending import Lending
     from launcher.engine.model import EngineView
 
 ENGINE, COMPARISON, METRICS = "engine", "comparison with the engine", "metrics"
@@ -89,7 +91,7 @@ class Agent:
             memory=self._memory,
             declared=Declared(config, on_subnet=edges.on_subnet),
             edges=edges,
-            driver=driver,
+            containers=Containers(driver),
             spawn=self.spawn,
         )
         self._watch = edges.follower(
@@ -98,16 +100,13 @@ class Agent:
             seen=lambda view: self._soon(self._engine_seen, view),
             lost=lambda why: self._soon(self._engine_lost, why),
         )
-        self.ledger = self.tools.ledger = Ledger(self.tools, self._networks, self._forget_pool, self._watch.look)
+        self._comparison = Comparison(self.tools, self._networks, self._forget_pool, self._watch.look)
         self._conflicts = Conflicts(self.tools, self._watch.move)
 
     async def start(self) -> None:
         """Defend every lease that was left, then follow the engine."""
         leases, tools = self.tools.leases, self.tools
-        for lease in leases.leases(states=(LeaseState.CLAIMED,)):
-            if lease.owner == ready.OWNER and not leases.held(lease.id):
-                leases.release(lease.id, quarantine=0.0)  # nothing defended it meanwhile: it has to be probed again
-        leases.reap(quarantine=tools.config.agent.quarantine)
+        release_leftovers(leases, tools.config.agent.quarantine)
         with suppress(ArpipamError):  # each network that needs it says what is wrong, and tries again
             await self._edges.in_thread(tools.declared.fabric)  # and what it says holds until a reload
         for pool in list(self._pools.pools.values()):
@@ -116,7 +115,7 @@ class Agent:
             if lease.mac and self._network_of(lease.interface, lease.address) is None:
                 pool = DockerPool(lease.interface, IPv4Interface(f"{lease.address}/{lease.prefix}").network)
                 self._run(pool, self._lenient(pool))
-        opening = [asyncio.create_task(network.opened.wait()) for network in self._networks()]
+        opening = [asyncio.create_task(network.link.opened.wait()) for network in self._networks()]
         if opening:
             _, late = await asyncio.wait(opening, timeout=OPENING)
             for task in late:
@@ -184,11 +183,11 @@ class Agent:
         network = self._run(pool, settings)
         if new:
             try:
-                await asyncio.wait_for(network.opened.wait(), OPENING)
+                await asyncio.wait_for(network.link.opened.wait(), OPENING)
             except TimeoutError:
-                if pool.count == 1 and network.failed:
+                if pool.count == 1 and network.link.failed:
                     await self.release_pool(pool.id)
-                    raise InputError(f"pool {pool.subnet} on {interface}: {network.reason}") from None
+                    raise InputError(f"pool {pool.subnet} on {interface}: {network.link.reason}") from None
         elif network.settings != settings:
             await network.configure(settings)
         return pool.id, pool.subnet
@@ -217,7 +216,7 @@ class Agent:
     async def release_address(self, pool: str, address: IPv4Address) -> None:
         """A container has stopped, or left the network; what is not known was given back already."""
         if pool in self._running:
-            await self._running[pool].network.give_back(address)
+            await self._running[pool].network.take_back(address)
             self._watch.look()
 
     # What the command line and arpipam-run ask.
@@ -240,14 +239,37 @@ class Agent:
         """What happens, after what happened of late; ends for a reader that is too far behind."""
         return self._journal.events(recent=recent)
 
-    async def claim(self, wish: ClaimWish) -> AgentClaim:
+    async def claim(self, wanted: ClaimRequest) -> Claim:
         """Claim an address for arpipam-run, defended until it is released or its container is gone."""
-        network = await self._network_for(wish)
+        network = await self._network_for(wanted)
         started = self._edges.monotonic()
-        claim = await network.lending.lend(wish)
-        elapsed = self._edges.monotonic() - started
-        self._metrics.claimed("search" if wish.address is None else "given", elapsed)
-        return AgentClaim(network, claim, elapsed)
+        claim = await network.lending.lend(wanted)
+        self._metrics.claimed("search" if wanted.address is None else "given", self._edges.monotonic() - started)
+        return claim
+
+    async def bind(self, claim: Claim, container: str) -> None:
+        """The claim is the container's from now on, and watched as any lease of the agent's."""
+        await self._lending(claim).bind(claim, container)
+
+    def announce(self, claim: Claim) -> None:
+        """The container runs: announce its address again, and ask it until it answers itself."""
+        self._lending(claim).announce(claim)
+
+    def hand_over(self, claim: Claim) -> None:
+        """The container answers for itself, though that cannot be heard."""
+        self._lending(claim).hand_over(claim)
+
+    async def release(self, claim: Claim, quarantine: float) -> None:
+        """Release the address; it goes to its last owner only for so many seconds. One that has ended stays so."""
+        network = self._network_of(claim.lease.interface, claim.address)
+        if network is not None:
+            await network.lending.release(claim, quarantine)
+
+    def _lending(self, claim: Claim) -> Lending:
+        network = self._network_of(claim.lease.interface, claim.address)
+        if network is None:
+            raise InputError(f"{claim.address}: its network was removed; ask for another address")
+        return network.lending
 
     # Parts of these.
 
@@ -277,9 +299,7 @@ class Agent:
         self._wrong.pop(pool_id, None)
         self._supervisor.works(_settings_of(pool_id))
         try:
-            await network.reserved.forget()
-            for address in list(network.held):
-                await network.release(address)
+            await network.end_all()
         finally:
             running.task.cancel()
             await asyncio.gather(running.task, return_exceptions=True)
@@ -302,21 +322,23 @@ class Agent:
         fitting = (n for n in self._networks() if n.pool.interface == interface and address in n.pool.subnet)
         return next(fitting, None)
 
-    async def _network_for(self, wish: ClaimWish) -> Network:
-        """The network that a wish of arpipam-run means; made where Docker has none there."""
-        facts = await self._edges.in_thread(self._edges.facts, wish.interface)
-        inside = IPv4Address(wish.address) if wish.address else None
+    async def _network_for(self, wanted: ClaimRequest) -> Network:
+        """The network that a request of arpipam-run means; made where Docker has none there."""
+        facts = await self._edges.in_thread(self._edges.facts, wanted.interface)
+        inside = IPv4Address(wanted.address) if wanted.address else None
         own = [p.network for p in facts.prefixes if inside is None or inside in p.network]
-        if wish.subnet is None and not own:
-            raise InputError(f"{wish.interface} has no IPv4 address to take the subnet from; name the subnet")
-        subnet = IPv4Network(wish.subnet) if wish.subnet else own[0]
+        if wanted.subnet is None and not own:
+            raise InputError(f"{wanted.interface} has no IPv4 address to take the subnet from; name the subnet")
+        subnet = IPv4Network(wanted.subnet) if wanted.subnet else own[0]
         for network in self._networks():
-            if network.pool.interface == wish.interface and network.pool.subnet == subnet:
+            if network.pool.interface == wanted.interface and network.pool.subnet == subnet:
                 break
         else:
-            network = self._run(DockerPool(wish.interface, subnet), self.tools.config.settings(subnet, {"ready": "0"}))
+            network = self._run(
+                DockerPool(wanted.interface, subnet), self.tools.config.settings(subnet, {"ready": "0"})
+            )
         with suppress(TimeoutError):
-            await asyncio.wait_for(network.opened.wait(), OPENING)
+            await asyncio.wait_for(network.link.opened.wait(), OPENING)
         return network
 
     def _lenient(self, pool: DockerPool) -> NetworkSettings:
@@ -366,7 +388,7 @@ class Agent:
         self.spawn(self._compare(view))
 
     async def _compare(self, view: EngineView) -> None:
-        await self._supervisor.attempt(COMPARISON, partial(self.ledger.compare, view))
+        await self._supervisor.attempt(COMPARISON, partial(self._comparison.compare, view))
 
     def _engine_lost(self, why: str) -> None:
         if self._engine != why:

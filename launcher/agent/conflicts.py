@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
     from arpipam.claim import Conflict
-    from launcher.agent.network.network import Held, Network
+    from launcher.agent.network.held import Held
+    from launcher.agent.network.network import Network
     from launcher.agent.network.shared import Tools
 
 TOLD_EVERY = 10.0  # s: the same conflict is told again after so long, as RFC 5227's DEFEND_INTERVAL
@@ -48,7 +49,7 @@ class Conflicts:
     def met(self, network: Network, held: Held, conflict: Conflict) -> None:
         """Another station uses the address."""
         self._tools.metrics.conflict(network.pool.interface)
-        young = conflict.older is False and time.time() - held.claim.lease.created < INFANCY
+        young = conflict.older is False and time.monotonic() - held.born < INFANCY
         moves = young or (network.settings.policy == "move" and conflict.older is not True)
         key = network.pool.interface, conflict.address, conflict.other, conflict.older
         now = time.monotonic()
@@ -79,7 +80,7 @@ class Conflicts:
             does = "its claim is the older one: " + (
                 "the container gets another address" if moves else "give the container another address"
             )
-        owner = held.claim.lease.owner
+        owner = held.lease.owner
         text = f"{conflict.other} uses {conflict.address} of {owner} too; {does}"
         event = Event(
             time.time(),
@@ -114,26 +115,26 @@ class Conflicts:
                 if held.conflict is not None and held.conflict.older:
                     return
             until = time.monotonic() + MOVING
-            while (docker := self._tools.ledger.attached(held.claim.lease)) is None:
-                if network.held.get(address) is not held or time.monotonic() > until:
+            while (docker := self._tools.containers.attached(held.lease)) is None:
+                if not network.holdings.has(held) or time.monotonic() > until:
                     return  # it has stopped, or moved already
                 await asyncio.sleep(LOOK)
-            if not self._tools.ledger.given_by_us(docker):
-                text = f"{held.claim.lease.owner} keeps {address}: {docker} has Docker's own addresses; start it anew"
-                network.tell("move failed", address=str(address), owner=held.claim.lease.owner, text=text)
+            if not self._tools.containers.given_by_us(docker):
+                text = f"{held.lease.owner} keeps {address}: {docker} has Docker's own addresses; start it anew"
+                network.tell("move failed", address=str(address), owner=held.lease.owner, text=text)
                 return
             try:
                 async with self._moves:
-                    if network.held.get(address) is not held:
+                    if not network.holdings.has(held):
                         return  # it has stopped while others were moved
                     held.leaving = True
-                    await self._move(held.claim.lease.container.partition("@")[0], docker)
+                    await self._move(held.lease.container.partition("@")[0], docker)
             except ArpipamError as error:
-                text = f"{held.claim.lease.owner} keeps {address}, which {conflict.other} uses too: {error}"
-                network.tell("move failed", address=str(address), owner=held.claim.lease.owner, text=text)
+                text = f"{held.lease.owner} keeps {address}, which {conflict.other} uses too: {error}"
+                network.tell("move failed", address=str(address), owner=held.lease.owner, text=text)
             else:
-                text = f"{held.claim.lease.owner} has another address, since {conflict.other} uses {address} too"
-                network.tell("moved", address=str(address), owner=held.claim.lease.owner, text=text)
+                text = f"{held.lease.owner} has another address, since {conflict.other} uses {address} too"
+                network.tell("moved", address=str(address), owner=held.lease.owner, text=text)
         finally:
             held.leaving = False
             self._moving.discard(address)

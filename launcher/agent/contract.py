@@ -1,9 +1,18 @@
-"""What the agent tells of itself, to the command line and to the metrics. Times are seconds since 1970."""
+"""What crosses the agent's socket, and what the server of that socket asks the agent for.
+
+Times are seconds since 1970.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from arpipam.claim import Claim
 
 
 @dataclass(frozen=True)
@@ -159,3 +168,56 @@ class Status:
     networks: tuple[NetworkView, ...] = ()
     failures: tuple[Failure, ...] = ()
     """Parts of the agent, beside its networks, that do not work."""
+
+
+@dataclass(frozen=True)
+class ClaimRequest:
+    """The address that arpipam-run asks for; None and empty: as the agent's settings for that network say."""
+
+    interface: str
+    owner: str
+    subnet: str | None = None
+    address: str | None = None
+    mac: str | None = None
+    exclude: tuple[str, ...] = ()
+    ranges: tuple[str, ...] = ()
+    witnesses: tuple[str, ...] = ()
+    order: str | None = None
+    timing: str | None = None
+    alone: bool = False
+    miss_probability: float | None = None
+
+    def options(self, usual: Mapping[str, Any]) -> dict[str, Any]:
+        """The allocator's options that differ from the `usual` ones of the network."""
+        said: dict[str, Any] = {}
+        if self.ranges or self.address is not None:
+            said["ranges"] = self.ranges
+        if self.exclude:
+            said["exclude"] = (*usual["exclude"], *self.exclude)
+        for name in ("order", "timing", "miss_probability"):
+            if getattr(self, name) is not None:
+                said[name] = getattr(self, name)
+        if self.alone:
+            said |= {"alone": True, "witnesses": self.witnesses}
+        elif self.witnesses:
+            said["witnesses"] = (*usual["witnesses"], *self.witnesses)
+        return said
+
+
+class ClaimServer(Protocol):
+    """Claims for other programs. All raise ArpipamError, in one line, where they refuse; for the event loop."""
+
+    async def claim(self, wanted: ClaimRequest) -> Claim:
+        """Claim an address; cancelled when nobody waits for it any more."""
+
+    async def bind(self, claim: Claim, container: str) -> None:
+        """The lease is the container's from now on."""
+
+    def announce(self, claim: Claim) -> None:
+        """Announce again: the owner is up."""
+
+    def hand_over(self, claim: Claim) -> None:
+        """The owner answers for itself."""
+
+    async def release(self, claim: Claim, quarantine: float) -> None:
+        """Release the address; it goes to its last owner only for so many seconds."""

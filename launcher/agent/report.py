@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from arpipam.claim import ClaimState
 from launcher.agent.contract import LeaseView, NetworkView, StationView
+from launcher.agent.network.held import Role
 
 if TYPE_CHECKING:
     from arpipam.leases.lease import Lease
@@ -24,30 +25,30 @@ _GUARDS = {
 
 def network_view(network: Network) -> NetworkView:
     """What there is to tell of a network."""
-    silent = tuple(name or str(address) for address, name in network.required.silent().items())
-    pulse = network.required.pulse
+    silent = tuple(name or str(address) for address, name in network.witnesses.silent().items())
+    pulse = network.witnesses.pulse
     return NetworkView(
         pool=network.pool.id,
         interface=network.pool.interface,
         subnet=str(network.pool.subnet),
-        state="down" if not network.is_open else "partitioned" if silent else "up",
-        reason=network.required.complaint() if silent else network.reason,
+        state="down" if not network.link.is_open else "partitioned" if silent else "up",
+        reason=network.witnesses.complaint() if silent else network.link.reason,
         silent=silent,
-        left=network.seen.left(),
+        left=network.sightings.left,
         ready=len(network.ready),
         wanted=network.ready.wanted(),
-        leases=len(network.held),
+        leases=network.holdings.count(Role.DOCKER),
         policy=network.settings.policy,
         round_trip=None if pulse is None else pulse.round_trip,
         loss=None if pulse is None else pulse.loss(),
-        dropped=network.allocator.driver.dropped if network.is_open else 0,
+        dropped=network.link.allocator.driver.dropped if network.link.is_open else 0,
     )
 
 
 def lease_view(lease: Lease, network: Network | None) -> LeaseView:
     """A lease; `network` None: the agent has none where it is."""
-    held = None if network is None else network.held.get(lease.address)
-    ready = network is not None and any(claim.address == lease.address for claim in network.ready)
+    held = None if network is None else network.holdings.get(lease.address)
+    ready = held is not None and held.role is Role.READY
     shown = held is not None and time.monotonic() - held.conflict_at < CONFLICT_SHOWN
     return LeaseView(
         interface=lease.interface,
@@ -58,7 +59,7 @@ def lease_view(lease: Lease, network: Network | None) -> LeaseView:
         state="ready" if ready else lease.state.value,
         container=lease.container,
         created=lease.created,
-        guarded=_GUARDS.get(held.claim.state, "nobody") if held else "agent" if ready else "nobody",
+        guarded=_GUARDS.get(held.claim.state, "nobody") if held else "nobody",
         conflict=held.conflict.other if held and held.conflict and shown else "",
     )
 

@@ -114,7 +114,8 @@ class Engine:
         with _asking():
             version = str(self._api.version()["Version"])
             found, containers = self._api.networks(), self._api.containers(all=True)
-        return EngineView(at, version, *model.attached_networks(found, containers, self.reference))
+        networks, unreadable = model.attached_networks(found, containers, self.reference)
+        return EngineView(at, version, networks, unreadable, engine=self.id)
 
     def move(self, container: str, network: str) -> None:
         """Give a running container another address: it leaves the network and joins it again, aliases and all.

@@ -89,6 +89,8 @@ class EngineView:
     networks: tuple[AttachedNetwork, ...]
     unreadable: tuple[str, ...] = ()
     """One line for each network or container whose description cannot be read; it is not in the view."""
+    engine: str = ""
+    """The engine's name, as leases have it behind their container's: `<container>@<engine>`."""
 
 
 def leads_to(description: Mapping[str, Any], interface: str) -> bool:

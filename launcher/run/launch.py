@@ -24,7 +24,7 @@ from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link.netlink import facts
 from launcher.agent.client.client import AgentClient
 from launcher.agent.client.connection import running
-from launcher.agent.network.lending import ClaimWish
+from launcher.agent.contract import ClaimRequest
 from launcher.console import complain, tell
 from launcher.engine.errors import EngineError
 from launcher.options import Options, make_allocator
@@ -165,7 +165,7 @@ class Launch:
         if self._agent is not None:
             exclude = options.exclude if request.gateway is None else (*options.exclude, str(request.gateway))
             usual = Options()
-            asked = ClaimWish(
+            asked = ClaimRequest(
                 options.interface,
                 request.owner,
                 subnet=str(subnet),

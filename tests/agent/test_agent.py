@@ -270,7 +270,7 @@ def test_a_comparison_that_fails_is_shown_and_the_next_one_is_made(
             raise LeaseError("full")
 
         with monkeypatch.context() as patched:
-            patched.setattr(agent.ledger, "compare", broken)
+            patched.setattr(agent._comparison, "compare", broken)
             made.follower.seen(EngineView(1.0, "20.10", ()))
             await until(lambda: failed(agent) == {COMPARISON: "full"})
         made.follower.seen(EngineView(2.0, "20.10", ()))

@@ -3,132 +3,192 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from arpipam.claim import ClaimState
-from launcher.agent.comparison import Ledger
-from launcher.agent.network.network import PENDING, Held
-from launcher.agent.pools import DockerPool
-from launcher.engine.model import AttachedNetwork, Endpoint, EngineView
+from arpipam.errors import LeaseError
+from launcher.agent.comparison import PART, Comparison
+from launcher.agent.network.held import GRACE, PENDING
 from tests.support.leases import MAC, address, reserved
+from tests.support.networks import OTHER, bench, endpoint, opened, seen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from arpipam.leases.lease import Lease
+    import pytest
+
     from arpipam.leases.sqlite import SqliteLeaseStore
-
-SUBNET = IPv4Network("10.0.0.0/24")
-OTHER = "02:5e:00:00:00:02"
-
-
-@dataclass
-class Claim:
-    """As much of a claim as is looked at."""
-
-    lease: Lease
-    state: ClaimState = ClaimState.GUARDED
-
-    @property
-    def mac(self) -> str:
-        return self.lease.mac
-
-    def take_over(self) -> None:
-        self.state = ClaimState.DEFENDING
+    from launcher.agent.network.held import Held
+    from launcher.agent.network.network import Network
+    from tests.support.networks import Bench
 
 
-@dataclass
-class Network:
-    """A network that is open, and which addresses it released."""
-
-    held: dict[IPv4Address, Held]
-    pool: DockerPool = field(default_factory=lambda: DockerPool("br0", SUBNET, count=1))
-    opened: Any = field(default_factory=lambda: SimpleNamespace(is_set=lambda: True))
-    lending: tuple[IPv4Address, ...] = ()
-    released: list[IPv4Address] = field(default_factory=list)
-
-    async def release(self, address: IPv4Address, kind: str) -> None:
-        assert kind in {"released", "leaked"}
-        self.released.append(address)
-        del self.held[address]
-
-
-def compare(store: SqliteLeaseStore, network: Network, view: EngineView) -> None:
-    """One comparison."""
-
+def comparison(made: Bench, *networks: Network) -> Comparison:
     async def forget(pool_id: str) -> None:
         raise AssertionError(pool_id)
 
+    return Comparison(made.tools, lambda: [made.network, *networks], forget, lambda: None)
+
+
+def held_of(made: Bench) -> Held:
+    [held] = made.network.holdings
+    return held
+
+
+def on_one_lease(
+    store: SqliteLeaseStore,
+    test: Callable[[Bench, Held, Comparison], Awaitable[None]],
+    *,
+    container: str = "gone@e1",
+    owner: str = "web",
+) -> None:
+    """The test, on an open network with one lease."""
+    store.hand_out(reserved(store).id, MAC, owner, container)
+
     async def once() -> None:
-        tools = cast("Any", SimpleNamespace(leases=store, driver="arpipam"))
-        await Ledger(tools, cast("Any", lambda: [network]), forget, lambda: None).compare(view)
+        async with opened(store) as made:
+            await test(made, held_of(made), comparison(made))
 
     asyncio.run(once())
 
 
-def seen(*endpoints: Endpoint, at: float | None = None) -> EngineView:
-    at = time.monotonic() if at is None else at
-    return EngineView(at, "20.10", (AttachedNetwork("lan", "arpipam", SUBNET, None, "br0", endpoints),))
-
-
-def stopped(name: str, container: str) -> Endpoint:
-    """A container that keeps the address that it was given."""
-    return Endpoint("lan", address(7), "", container, name, running=False, lease=None)
-
-
-def holding(lease: Lease, **known: Any) -> Network:
-    return Network({lease.address: Held(cast("Any", Claim(lease)), **known)})
-
-
-def before(function: Callable[..., Any], first: Callable[[], Any]) -> Callable[..., Any]:
-    """The function, just before which something else happens on another side."""
-
-    def both(*words: Any) -> Any:
-        first()
-        return function(*words)
-
-    return both
+def clock(made: Bench) -> float:
+    return float(made.tools.edges.monotonic())
 
 
 def test_the_mac_that_docker_asks_for_meanwhile_stays(store: SqliteLeaseStore) -> None:
     """A stopped container is renamed, and another one gets its address in the same moment, as compose does it."""
-    lease = store.hand_out(reserved(store).id, MAC, "web", "old")
-    network = holding(lease)
-    store.set_owner = before(store.set_owner, lambda: store.hand_out(lease.id, OTHER, PENDING, PENDING))  # type: ignore[method-assign]
-    compare(store, network, seen(stopped("old_web", "old")))
-    assert store.get(lease.id).mac == OTHER
+
+    async def test(made: Bench, held: Held, compared: Comparison) -> None:
+        handing = asyncio.create_task(
+            made.network.holdings.hand_out(held, OTHER, PENDING, PENDING, made.network._policy())
+        )
+        await compared.compare(seen(endpoint(address(7), "old_web"), at=clock(made)))
+        await handing
+        assert (held.lease.mac, held.lease.container) in {(OTHER, PENDING), (OTHER, "old_web@e1")}
+        assert store.get(held.lease.id) == held.lease
+
+    on_one_lease(store, test)
 
 
 def test_what_was_handed_out_after_the_look_is_not_released(store: SqliteLeaseStore) -> None:
-    lease = store.hand_out(reserved(store).id, MAC, "web", "gone")
-    at = time.monotonic()
-    network = holding(lease, idle_since=at - 1, given=at + 1)
-    compare(store, network, seen(at=at))
-    assert network.released == []
-    compare(store, network, seen(at=at + 2))
-    assert network.released == [lease.address]
+    async def test(made: Bench, held: Held, compared: Comparison) -> None:
+        at = clock(made)
+        held.idle_since, held.given = at - 1, at + 1
+        await compared.compare(seen(at=at))
+        assert made.network.holdings.has(held)
+        await compared.compare(seen(at=at + 2))
+        assert not made.network.holdings.has(held)
+
+    on_one_lease(store, test)
 
 
-def test_what_was_given_back_before_the_look_is_released(store: SqliteLeaseStore) -> None:
-    lease = store.hand_out(reserved(store).id, MAC, "web", "gone")
-    network = holding(lease, idle_since=time.monotonic())
-    compare(store, network, seen(at=time.monotonic() - 1))
-    assert network.released == []
-    compare(store, network, seen())
-    assert network.released == [lease.address]
+def test_what_was_released_before_the_look_is_ended(store: SqliteLeaseStore) -> None:
+    async def test(made: Bench, held: Held, compared: Comparison) -> None:
+        held.idle_since = clock(made)
+        await compared.compare(seen(at=held.idle_since - 1))
+        assert made.network.holdings.has(held)
+        await compared.compare(seen(at=held.idle_since + 1))
+        assert not made.network.holdings.has(held)
+        assert [lease.state for lease in store.leases()] == ["quarantined"]
+
+    on_one_lease(store, test)
 
 
 def test_a_stopped_container_that_keeps_its_address_is_answered_for(store: SqliteLeaseStore) -> None:
-    lease = store.hand_out(reserved(store).id, MAC, PENDING, PENDING)
-    network = holding(lease, idle_since=time.monotonic())
-    compare(store, network, seen(stopped("web", "c0ffee")))
-    held = network.held[lease.address]
-    assert held.kept
-    assert held.idle_since is None
-    assert held.claim.state is ClaimState.DEFENDING
-    assert (held.claim.lease.owner, held.claim.lease.container) == ("web", "c0ffee")
-    assert store.leases() == [held.claim.lease]
+    async def test(made: Bench, held: Held, compared: Comparison) -> None:
+        made.wire.claims[0].become(ClaimState.GUARDED)
+        held.idle_since = clock(made)
+        await compared.compare(seen(endpoint(address(7), "web"), at=held.idle_since + 1))
+        assert held.kept
+        assert held.idle_since is None
+        assert held.claim.state is ClaimState.DEFENDING
+        assert (held.lease.owner, held.lease.container) == ("web", "web@e1")
+        assert store.leases() == [held.lease]
+
+    on_one_lease(store, test, container=PENDING, owner=PENDING)
+
+
+def test_the_lease_of_another_engines_container_is_left_alone(store: SqliteLeaseStore) -> None:
+    async def test(made: Bench, held: Held, compared: Comparison) -> None:
+        for later in (10.0, 1000.0):
+            made.now += later
+            await compared.compare(seen(at=clock(made)))
+        assert made.network.holdings.has(held)
+
+    on_one_lease(store, test, container="c0ffee@e2")
+
+
+def test_an_address_whose_container_never_came_is_ended_after_the_grace(store: SqliteLeaseStore) -> None:
+    """By a clock that nobody sets: the calendar is no measure of an age."""
+
+    async def test(made: Bench, held: Held, compared: Comparison) -> None:
+        made.now += GRACE - 5
+        await compared.compare(seen(at=clock(made)))
+        assert made.network.holdings.has(held)
+        made.now += 10
+        await compared.compare(seen(at=clock(made)))
+        assert not made.network.holdings.has(held)
+
+    on_one_lease(store, test, container=PENDING)
+
+
+def test_what_is_found_at_the_start_has_the_age_of_the_start(store: SqliteLeaseStore) -> None:
+    async def test(made: Bench, held: Held, compared: Comparison) -> None:
+        await compared.compare(seen(at=held.changed + 0.5))
+        assert made.network.holdings.has(held)
+        await compared.compare(seen(at=held.changed + 2))
+        assert not made.network.holdings.has(held)
+
+    on_one_lease(store, test)
+
+
+def test_a_network_that_cannot_be_compared_leaves_the_others(
+    store: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(made: Bench, held: Held, compared: Comparison) -> None:
+        broken = bench(store).network
+        fails = [True]
+
+        async def settle() -> None:
+            if fails[0]:
+                raise LeaseError("lease store: the disk is full")
+
+        monkeypatch.setattr(broken.holdings, "settle", settle)
+        compared = Comparison(made.tools, lambda: [broken, made.network], _nothing, lambda: None)
+        made.now += 10
+        await compared.compare(seen(at=clock(made)))
+        assert not made.network.holdings.has(held)
+        assert [(failure.part, failure.reason) for failure in broken.failures] == [
+            (PART, "lease store: the disk is full")
+        ]
+        assert not made.network.failures
+        fails[0] = False
+        await compared.compare(seen(at=clock(made)))
+        assert not broken.failures
+
+    on_one_lease(store, test)
+
+
+def test_a_lease_of_a_link_that_is_gone_ends_with_its_container(store: SqliteLeaseStore) -> None:
+    store.hand_out(reserved(store, 7).id, MAC, "gone", "gone@e1")
+    store.hand_out(reserved(store, 8).id, MAC, "stopped", "stopped@e1")
+    store.hand_out(reserved(store, 9).id, MAC, "other", "other@e2")
+
+    async def test() -> None:
+        made = bench(store)
+        compared = comparison(made)
+        stopped = endpoint(address(8), "stopped")
+        await compared.compare(seen(stopped, at=clock(made)))
+        made.now += GRACE - 1
+        await compared.compare(seen(stopped, at=clock(made)))
+        assert [lease.state for lease in store.leases()] == ["bound"] * 3
+        made.now += 2
+        await compared.compare(seen(stopped, at=clock(made)))
+        assert [lease.state for lease in store.leases()] == ["quarantined", "bound", "bound"]
+
+    asyncio.run(test())
+
+
+async def _nothing(*_: Any) -> None:
+    pass

@@ -1,93 +1,324 @@
-"""A network of the agent, where two things are asked of it at the same moment."""
+"""A network of the agent: what is handed out when several things happen at the same moment, or fail."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from arpipam.claim import ClaimState
-from arpipam.errors import LeaseError
+from arpipam.errors import AddressInUseError, LeaseError
+from arpipam.protocol.timing import RFC5227
+from launcher.agent import supervise
 from launcher.agent.config.keys import NetworkSettings
-from launcher.agent.journal import Journal
-from launcher.agent.network.network import Held, Network
-from launcher.agent.pools import DockerPool
-from tests.agent.test_comparison import OTHER, SUBNET, Claim
+from launcher.agent.network import ready, sightings
+from launcher.agent.network.held import PENDING, Role
 from tests.support.leases import MAC, address, reserved
+from tests.support.networks import FOREIGN, OTHER, Bench, endpoint, opened, seen, soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from arpipam.leases.lease import Lease
     from arpipam.leases.sqlite import SqliteLeaseStore
 
+READY = NetworkSettings(ready=2)
 
-def network_of(store: SqliteLeaseStore) -> Network:
-    """A network whose link is open as far as requests can tell."""
-    tools = SimpleNamespace(
-        leases=store,
-        ledger=SimpleNamespace(attached=lambda _: None, stopped=lambda _: False),
-        config=SimpleNamespace(agent=SimpleNamespace(quarantine=60.0)),
-        metrics=SimpleNamespace(claimed=lambda *_: None),
-        memory=SimpleNamespace(of=lambda _: None),
-        journal=Journal(),
-    )
-    network = Network(DockerPool("br0", SUBNET), NetworkSettings(), cast("Any", tools), asyncio.get_running_loop())
-    network.opened.set()
-    return network
+
+class Gate:
+    """A function of the store that waits on its way, once it is closed."""
+
+    def __init__(self, store: SqliteLeaseStore, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+        self.closed = False
+        self._function: Callable[..., Any] = getattr(store, name)
+        monkeypatch.setattr(store, name, self._call)
+
+    def _call(self, *words: Any, **more: Any) -> Any:
+        if self.closed:
+            self.begun.set()
+            assert self.go_on.wait(20)
+        if self.error is not None:
+            raise self.error
+        return self._function(*words, **more)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(supervise, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(ready, "LOOK", 0.01)
+    monkeypatch.setattr(ready, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(sightings, "COUNT_EVERY", 0.0)
+
+
+async def is_full(made: Bench) -> None:
+    await soon(lambda: len(made.network.ready) == READY.ready, "ready addresses")
 
 
 def test_what_could_not_be_handed_out_is_as_idle_as_before(store: SqliteLeaseStore) -> None:
     lease = store.hand_out(reserved(store).id, MAC, "web", "gone")
-    store.release(lease.id)  # behind the agent's back
 
-    async def once() -> None:
-        network = network_of(store)
-        held = network.held[lease.address] = Held(cast("Any", Claim(lease)), idle_since=5.0)
-        with pytest.raises(LeaseError, match="given back"):
-            await network.hand_out(OTHER, lease.address)
-        assert held.idle_since == 5.0
+    async def test() -> None:
+        async with opened(store) as made:
+            held = made.network.holdings.get(lease.address)
+            assert held is not None
+            held.idle_since = 5.0
+            store.release(lease.id)  # behind the agent's back
+            with pytest.raises(LeaseError, match="given back"):
+                await made.network.hand_out(OTHER, lease.address)
+            assert held.idle_since == 5.0
 
-    asyncio.run(once())
+    asyncio.run(test())
 
 
 def test_an_address_that_is_being_released_is_looked_at_once_it_is(
     store: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Docker gives it back, and wants it for another container while the disk has not yet heard of it."""
+    """Docker releases it, and wants it for another container while the disk has not yet heard of it."""
     lease = store.hand_out(reserved(store).id, MAC, "web", "gone")
-    writing, go_on = threading.Event(), threading.Event()
-    release: Callable[..., None] = store.release
+    gate = Gate(store, "release", monkeypatch)
 
-    def slowly(lease_id: int, *, quarantine: float) -> None:
-        writing.set()
-        assert go_on.wait(10)
-        release(lease_id, quarantine=quarantine)
+    async def test() -> None:
+        async with opened(store) as made:
+            held = made.network.holdings.get(lease.address)
+            assert held is not None
+            gate.closed = True
+            ending = asyncio.create_task(made.network.end(held))
+            await asyncio.to_thread(gate.begun.wait, 20)
+            handing = asyncio.create_task(made.network.hand_out(OTHER, lease.address))
+            for _ in range(10):
+                await asyncio.sleep(0)  # it gets as far as it can
+            assert not made.wire.searches
+            gate.go_on.set()
+            await ending
+            handed = await handing
+            assert (handed.address, handed.mac) == (lease.address, OTHER)
+            assert handed.id != lease.id
 
-    monkeypatch.setattr(store, "release", slowly)
+    asyncio.run(test())
 
-    async def search(mac: str, wanted: object) -> Claim:
-        assert wanted == lease.address
-        again = store.reserve("br0", address(7), 24, mac, "docker", rested=False)
-        assert again is not None, "it is leased on this host already"
-        return Claim(again, ClaimState.DEFENDING)
 
-    async def both() -> Lease:
-        network = network_of(store)
-        network.held[lease.address] = Held(cast("Any", Claim(lease)))
-        monkeypatch.setattr(network, "_claim_for_docker", search)
-        monkeypatch.setattr(network, "_keep", lambda claim, _, lease: network.held.update({lease.address: Held(claim)}))
-        releasing = asyncio.create_task(network.release(lease.address))
-        await asyncio.to_thread(writing.wait, 10)
-        handing = asyncio.create_task(network.hand_out(OTHER, lease.address))
-        await asyncio.sleep(0.05)  # it gets as far as it can
-        go_on.set()
-        await releasing
-        return await handing
+def test_docker_gets_no_answer_before_the_lease_is_on_disk(
+    store: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(store, "hand_out", monkeypatch)
 
-    handed = asyncio.run(both())
-    assert (handed.address, handed.mac) == (lease.address, OTHER)
-    assert handed.id != lease.id
+    async def test() -> None:
+        async with opened(store, READY) as made:
+            await is_full(made)
+            gate.closed = True
+            handing = asyncio.create_task(made.network.hand_out(MAC, None))
+            await asyncio.to_thread(gate.begun.wait, 20)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not handing.done()
+            gate.go_on.set()
+            lease = await handing
+            assert store.get(lease.id) == lease
+            assert (lease.mac, lease.container) == (MAC, PENDING)
+
+    asyncio.run(test())
+
+
+def test_a_claim_that_is_lost_while_it_is_handed_out_is_passed_over(
+    store: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(store, "hand_out", monkeypatch)
+
+    async def test() -> None:
+        async with opened(store, READY) as made:
+            await is_full(made)
+            first, second = made.network.holdings.of(Role.READY)
+            gate.closed = True
+            handing = asyncio.create_task(made.network.hand_out(MAC, None))
+            await asyncio.to_thread(gate.begun.wait, 20)
+            lost = next(claim for claim in made.wire.claims if claim.address == first.address)
+            made.wire.used.add(lost.address)
+            await asyncio.to_thread(lost.lose)
+            gate.closed = False
+            gate.go_on.set()
+            lease = await handing
+            assert lease.address == second.address
+            assert made.network.holdings.get(lost.address) is None
+            assert lost.released == 1
+
+    asyncio.run(test())
+
+
+def test_a_stopped_container_whose_claim_was_lost_gets_its_address_after_a_look_at_the_wire(
+    store: SqliteLeaseStore,
+) -> None:
+    lease = store.hand_out(reserved(store).id, MAC, "web", "web@e1")
+
+    async def test(*, used: bool) -> None:
+        async with opened(store) as made:
+            held = made.network.holdings.get(lease.address)
+            assert held is not None
+            made.containers.view = seen(endpoint(lease.address, "web"), at=0.0)
+            [claim] = made.wire.claims
+            claim.state = ClaimState.CONFLICT
+            if used:
+                made.wire.used.add(lease.address)
+                with pytest.raises(Exception, match="no address is free"):  # the fake wire's words
+                    await made.network.hand_out(OTHER, lease.address)
+            else:
+                again = await made.network.hand_out(OTHER, lease.address)
+                assert again.id != lease.id
+                made.network.holdings.link_lost()
+            assert [search["address"] for search in made.wire.searches] == [lease.address] * (1 + used)
+
+    asyncio.run(test(used=False))
+    for known in store.leases():
+        store.release(known.id, quarantine=0.0)
+    lease = store.hand_out(reserved(store).id, MAC, "web", "web@e1")
+    asyncio.run(test(used=True))
+
+
+def test_a_running_containers_address_is_refused(store: SqliteLeaseStore) -> None:
+    lease = store.hand_out(reserved(store).id, MAC, "web", "web@e1")
+
+    async def test() -> None:
+        async with opened(store) as made:
+            made.containers.view = seen(endpoint(lease.address, "web", mac=MAC, running=True), at=0.0)
+            with pytest.raises(AddressInUseError, match="belongs to web on this host"):
+                await made.network.hand_out(OTHER, lease.address)
+
+    asyncio.run(test())
+
+
+def test_a_disk_that_is_full_for_a_while_ends_neither_the_filling_nor_the_network(
+    store: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(store, "release", monkeypatch)
+
+    async def test() -> None:
+        async with opened(store, READY) as made:
+            network = made.network
+            await is_full(made)
+            gate.error = LeaseError("lease store: the disk is full")
+            network.settings = NetworkSettings(ready=0)  # so that they are too many
+            monkeypatch.setattr(ready, "PATIENCE", 0.0)
+            await soon(lambda: network.failures, "the failure")
+            [failure] = network.failures
+            assert (failure.part, failure.reason) == ("ready addresses", "lease store: the disk is full")
+            gate.error = None
+            network.settings = READY
+            await is_full(made)
+            await soon(lambda: not network.failures, "the end of the failure")
+            assert made.kinds().count("failed") >= 1
+            await network.holdings.settle()
+            assert {known.address for known in store.leases(states=("claimed",))} == {  # type: ignore[arg-type]
+                held.address for held in network.holdings
+            }
+            made.wire.cut()
+            await soon(lambda: made.wire.opened == 2, "the link, opened again")
+            await is_full(made)
+            assert made.wire.closed == 1
+
+    asyncio.run(test())
+
+
+def test_an_error_that_is_not_ours_restarts_the_link(store: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with opened(store) as made:
+            adopt_all, times = made.network.holdings.adopt_all, [0]
+
+            async def broken(*words: Any) -> None:
+                times[0] += 1
+                if times[0] == 1:
+                    raise RuntimeError("broken")
+                await adopt_all(*words)
+
+            monkeypatch.setattr(made.network.holdings, "adopt_all", broken)
+            made.wire.cut()
+            await soon(lambda: times[0] == 2 and made.network.link.is_open, "the link, opened again")
+            assert made.wire.opened - made.wire.closed == 1
+            assert not made.network.failures
+            assert made.kinds()[-3:] == ["failed", "works again", "link up"]
+
+    asyncio.run(test())
+
+
+def test_ready_addresses_are_confirmed_by_the_timing_of_the_rfc(store: SqliteLeaseStore) -> None:
+    async def test() -> None:
+        async with opened(store, READY) as made:
+            await is_full(made)
+            assert [search["confirm"] for search in made.wire.searches] == [RFC5227] * 2
+
+    asyncio.run(test())
+
+
+def test_a_cut_while_an_address_is_confirmed_makes_it_no_ready_one(
+    store: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        answers = [False]
+
+        async def whole() -> bool:
+            return answers.pop() if answers else True
+
+        async with opened(store) as made:
+            monkeypatch.setattr(made.network.witnesses, "whole", whole)
+            made.network.settings = NetworkSettings(ready=1)
+            await soon(lambda: len(made.network.ready) == 1, "a ready address")
+            first, second = made.wire.claims
+            assert first.released == 1
+            assert [held.address for held in made.network.holdings] == [second.address]
+
+    asyncio.run(test())
+
+
+def test_a_ready_address_that_another_station_uses_is_released(store: SqliteLeaseStore) -> None:
+    async def test() -> None:
+        async with opened(store, READY) as made:
+            await is_full(made)
+            [lost, _] = made.wire.claims
+            made.wire.used.add(lost.address)
+            await asyncio.to_thread(lost.lose)
+            await soon(lambda: lost.released, "its release")
+            await is_full(made)
+            [conflict] = [event for event in made.events if event.kind == "conflict"]
+            assert (conflict.address, conflict.other) == (str(lost.address), FOREIGN)
+            assert "quarantined" in {known.state for known in store.leases() if known.address == lost.address}
+
+    asyncio.run(test())
+
+
+def test_a_request_that_is_repeated_gets_the_same_answer(store: SqliteLeaseStore) -> None:
+    async def test() -> None:
+        async with opened(store) as made:
+            first = await made.network.hand_out(MAC, None)
+            again = await made.network.hand_out(MAC, None)
+            assert again.address == first.address
+            made.now += 61.0
+            assert (await made.network.hand_out(MAC, None)).address != first.address
+
+    asyncio.run(test())
+
+
+def test_what_is_ready_or_lent_is_released_where_the_link_is_gone(store: SqliteLeaseStore) -> None:
+    async def test() -> None:
+        async with opened(store, READY) as made:
+            await is_full(made)
+            made.wire.cut()
+            await soon(lambda: made.wire.opened == 2, "the link, opened again")
+            await is_full(made)
+            ours = {held.address for held in made.network.holdings}
+            assert {known.address for known in store.leases() if known.state == "claimed"} == ours
+
+    asyncio.run(test())
+
+
+def test_stations_are_left_out_of_what_is_left(store: SqliteLeaseStore) -> None:
+    async def test() -> None:
+        async with opened(store) as made:
+            made.network.sightings.stations.see(int(address(9)), b"\2\0\0\0\0\7", time.time())
+            await made.network.hand_out(MAC, None)
+            await made.network.sightings.count()
+            assert made.network.sightings.left == 254 - 2
+
+    asyncio.run(test())

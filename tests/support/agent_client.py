@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from launcher.agent.contract import Event, LeaseView, NetworkView, StationView, Status
+from launcher.agent.contract import ClaimRequest, Event, LeaseView, NetworkView, StationView, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,12 +51,8 @@ FIRST = {
 }
 
 
-@dataclass(frozen=True)
-class ClaimWish:
-    interface: str = "br0"
-    owner: str = "web"
-    address: str | None = None
-    exclude: tuple[str, ...] = ()
+def wanted(address: str | None = None) -> ClaimRequest:
+    return ClaimRequest("br0", "web", address=address)
 
 
 @dataclass

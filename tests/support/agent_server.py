@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientSession, ClientTimeout, UnixConnector
 
 from arpipam.claim import ClaimState
+from arpipam.leases.lease import Lease, LeaseState
 from launcher.agent.contract import Event, Failure, LeaseView, NetworkView, StationView, Status
 from launcher.agent.server.server import Server
 from tests.support.until import LONG
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
 
-    from launcher.agent.network.lending import ClaimWish
+    from launcher.agent.contract import ClaimRequest
     from launcher.agent.server.docker_ipam import AddressRequest, PoolRequest
 
 MAC = "02:42:24:df:a3:04"
@@ -41,6 +43,7 @@ VIEW = NetworkView(
     failures=(Failure("ready addresses", 5.0, "full"),),
 )
 LEASE = LeaseView("docker0", "10.1.0.11", 24, MAC, "web-1", "bound", "c1", 1.0, "container", "")
+LENT = Lease(1, "docker0", IPv4Address("10.1.0.20"), 24, MAC, "web-1", LeaseState.CLAIMED, "", 1.0, 1.0, 0.0)
 TIMEOUT = ClientTimeout(total=20)
 
 
@@ -49,9 +52,8 @@ class FakeClaim:
         self.address = IPv4Address("10.1.0.20")
         self.prefix = 24
         self.mac = MAC
-        self.lease_id = lease_id
+        self.lease = replace(LENT, id=lease_id)
         self.state = ClaimState.ANNOUNCING
-        self.elapsed = 0.25
         self.conflict: str | None = None
         self.failure: Exception | None = None
         self.done: list[Any] = []
@@ -72,10 +74,10 @@ class FakeClaim:
         await self.binding.wait()
         self._note("bind", container)
 
-    async def announce(self) -> None:
+    def announce(self) -> None:
         self._note("announce")
 
-    async def handed_over(self) -> None:
+    def hand_over(self) -> None:
         self._note("handed over")
 
     async def release(self, quarantine: float) -> None:
@@ -160,11 +162,23 @@ class FakeAgent:
         finally:
             self.news.remove(queue)
 
-    async def claim(self, wish: ClaimWish) -> FakeClaim:
-        self.asked.append(wish)
+    async def claim(self, wanted: ClaimRequest) -> Any:
+        self.asked.append(wanted)
         await self._wait()
         self.claims.append(FakeClaim(len(self.claims) + 1))
         return self.claims[-1]
+
+    async def bind(self, claim: Any, container: str) -> None:
+        await claim.bind(container)
+
+    def announce(self, claim: Any) -> None:
+        claim.announce()
+
+    def hand_over(self, claim: Any) -> None:
+        claim.hand_over()
+
+    async def release(self, claim: Any, quarantine: float) -> None:
+        await claim.release(quarantine)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from launcher.agent.client.connection import Lines
     from launcher.agent.client.remote_claim import RemoteClaim
+    from launcher.agent.contract import ClaimRequest
 
 
 class _Dataclass(Protocol):
@@ -26,22 +27,6 @@ class _Dataclass(Protocol):
 
 
 View = TypeVar("View", bound=_Dataclass)
-
-
-class ClaimRequest(_Dataclass, Protocol):
-    """What a claim is wanted for: a dataclass, which goes to the agent as it is."""
-
-    @property
-    def interface(self) -> str:
-        """The link."""
-
-    @property
-    def owner(self) -> str:
-        """Whose the address is to be."""
-
-    @property
-    def address(self) -> str | None:
-        """The address, where it must be that one."""
 
 
 class AgentClient:

@@ -1,69 +1,67 @@
 """One network of the agent: a pool of addresses on a link, and the claims that this host holds there.
 
-The link is opened, and opened again whenever it comes back; then every lease is defended before any address is handed
-out. All methods are for the agent's event loop; what waits for the kernel, the disk or the wire does so elsewhere.
+Here its parts are put together, and an address is handed out: a ready one, or one that is searched for. All methods
+are for the agent's event loop; what waits for the kernel, the disk or the wire does so elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from arpipam.claim import ClaimState
-from arpipam.errors import AddressInUseError, ArpipamError, LinkError, PoolExhaustedError, UnknownError
-from arpipam.leases.lease import LeaseState
-from arpipam.protocol.outcome import Verdict
+from arpipam.errors import AddressInUseError, LinkError, PoolExhaustedError, UnknownError
 from arpipam.protocol.policy import Policy
 from arpipam.protocol.timing import RFC5227
+from launcher.agent.contract import EventKind
+from launcher.agent.network.held import GRACE, PENDING, LostError, Role
+from launcher.agent.network.holdings import Holdings
 from launcher.agent.network.lending import Lending
-from launcher.agent.network.ready import Ready
+from launcher.agent.network.link import REOPEN, NetworkLink
+from launcher.agent.network.ready import PART, Ready
 from launcher.agent.network.reserved import Reserved
-from launcher.agent.network.sightings import Seen
-from launcher.agent.network.witnesses import Required
+from launcher.agent.network.search import AddressSearch
+from launcher.agent.network.sightings import Sightings
+from launcher.agent.network.witnesses import RequiredWitnesses
+from launcher.agent.supervise import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from ipaddress import IPv4Address
 
     from arpipam.allocator import Allocator
     from arpipam.claim import Claim, Conflict
     from arpipam.leases.lease import Lease
-    from arpipam.link.jobs import Job
     from launcher.agent.config.keys import NetworkSettings
+    from launcher.agent.contract import Failure
     from launcher.agent.metrics import How
+    from launcher.agent.network.held import Held
     from launcher.agent.network.shared import Tools
     from launcher.agent.pools import DockerPool
 
-PENDING = "docker"
-"""The container of a lease that Docker has been given, as long as it is not known which container that is for."""
 POLICIES = {"defend": Policy.ALWAYS, "report": Policy.REPORT, "move": Policy.REPORT}
 COMING_UP = 40.0  # s from the start in which a request waits for link and stations; spanning tree may take 35
 GIVEN_UP = 3.0  # s after which all hosts have seen that few addresses are left, and given up what they kept ready
-REOPEN = 1.0  # s between two tries to open a link
-GRACE = 60.0  # s that Docker gets from an address to a container that shows it; a repeated request is told by it too
 BURST = 100  # claims that are announced at one go after a cut
-_VERDICTS = {AddressInUseError: Verdict.IN_USE, PoolExhaustedError: Verdict.IN_USE}
+TRIES = 8  # claims that may be lost one after the other while they are handed out
+LINK = "link"
+"""The link's name among the failures."""
 
 
 @dataclass
-class Held:
-    """A claim of ours, and what the agent knows of its owner."""
+class _Picked:
+    """What a container is to get."""
 
-    claim: Claim
+    held: Held
+    how: How
     idle_since: float | None = None
-    """Docker gave it back then (monotonic): it is defended until it is known whether a container still keeps it."""
-    given: float | None = None
-    """Docker was given it then (monotonic), by this agent."""
-    kept: bool = False
-    """Docker has given it back since, and a stopped container keeps it."""
-    conflict: Conflict | None = None
-    conflict_at: float = float("-inf")
-    leaving: bool = False
-    """Its container leaves it for another one at this moment, since another station uses it."""
+    """What to set again where it cannot be handed out."""
+    fresh: bool = False
+    """Nobody had it: it ends where it cannot be handed out."""
+    known: bool = False
+    """Whose it is was told already."""
 
 
 class Network:
@@ -74,128 +72,136 @@ class Network:
     ) -> None:
         self.pool = pool
         self.settings = settings
-        self.held: dict[IPv4Address, Held] = {}
-        self._by_mac: dict[str, Held] = {}
-        self._releasing: dict[IPv4Address, asyncio.Event] = {}
-        """Addresses that are being released, and what is set when they are."""
-        self.lending = Lending(self)
-        self.ready = Ready(self)
-        self.reserved = Reserved(self)
-        self.required = Required(self)
         self.tools = tools
-        self.seen = Seen(self)
-        self.opened = asyncio.Event()
-        """Set while the link is open and all leases are defended."""
-        self.reason = "not opened yet"
-        self.failed = False
-        """Whether the last try to open the link failed."""
-        self.audible = True
-        """Whether a container's own answers can be heard: a macvlan parent and its children never hear each other."""
         self.on_conflict: Callable[[Network, Held, Conflict], None] = lambda *_: None
         self._loop = loop
-        self._born = time.monotonic()
-        self._allocator: Allocator | None = None
+        self._now = tools.edges.monotonic
+        self._born = self._now()
         self._kept: tuple[str, ...] = ()
+        self._filling: asyncio.Task[None] | None = None
+        self.supervisor = Supervisor(
+            lambda failure, error: tools.journal.failed(failure, error, pool.interface),
+            lambda part: tools.journal.works_again(part, pool.interface),
+            clock=tools.edges.now,
+        )
+        self.link = NetworkLink(pool.interface, self._allocator, self.tell)
+        self.holdings = Holdings(
+            pool.interface,
+            pool.subnet,
+            tools.leases,
+            soon=self.soon,
+            in_thread=tools.edges.in_thread,
+            now=self._now,
+            quarantine=lambda: tools.config.agent.quarantine,
+            on_change=self._changed,
+            on_conflict=self._met,
+        )
+        self.witnesses = RequiredWitnesses(
+            f"{pool.interface}, {pool.subnet}",
+            self.link,
+            self.holdings,
+            tell=self.tell,
+            healed=lambda: tools.spawn(self.announce_all()),
+            soon=self.soon,
+        )
+        stations, remember = tools.memory.of(pool.interface), lambda: tools.config.agent.remember
+        self.sightings = Sightings(stations, self.link, self.holdings, pool.subnet, remember)
+        self.search = AddressSearch(self.link, self.witnesses, self.sightings, self.options, tools.metrics.judged)
+        self.ready = Ready(
+            self.holdings,
+            self.search,
+            self.witnesses,
+            self.sightings,
+            self.supervisor,
+            settings=lambda: self.settings,
+            tell=self.tell,
+            now=self._now,
+        )
+        self.lending = Lending(
+            pool.subnet,
+            self.link,
+            self.holdings,
+            self.search,
+            self.ready,
+            options=self.options,
+            policy=self._policy,
+            tell=self.tell,
+        )
+        self.reserved = Reserved(pool.subnet, self.link, self.holdings, self.search)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The parts that do not work now."""
+        return self.supervisor.failures
 
     # The link.
 
     async def run(self) -> None:
-        """Keep the link open until cancelled."""
-        said = ""
-        while True:
-            try:
-                await self._open()
-            except ArpipamError as error:
-                self.reason, self.failed = str(error), True
-                if self.reason != said:
-                    self.tell("link down", text=self.reason)
-                said = self.reason
-                await asyncio.sleep(REOPEN)
-                continue
-            self.tell("link up", text=f"{len(self.held)} leases defended")
-            said = ""
-            filling = asyncio.create_task(self.ready.run())
-            try:
-                self.reason = str(await asyncio.wrap_future(self.allocator.driver.ended))
-                self.tell("link down", text=self.reason)
-            finally:
-                filling.cancel()
-                with suppress(asyncio.CancelledError):
-                    await filling
-                await self._close()
+        """Keep the link open until cancelled, whatever fails."""
+        await self.supervisor.run(LINK, lambda: self.link.run(self))
 
-    async def _open(self) -> None:
-        declared = await asyncio.to_thread(self.tools.declared.of, self.pool, self.settings)
-        self.required.names, self._kept = declared.required, declared.kept
-        allocator = self.tools.edges.allocator(
-            self.pool.interface, rate=self.settings.rate, store=self.tools.leases, **self.options()
-        )
-        await asyncio.to_thread(allocator.__enter__)
-        try:
-            self.audible = allocator.link.is_bridge
-            await asyncio.to_thread(self._adopt_all, allocator)
-            await asyncio.to_thread(allocator.driver.watch, self.seen.packet)
-            self.required.ask(allocator)
-        except BaseException:
-            await asyncio.to_thread(allocator.__exit__, None, None, None)
-            raise
-        self._allocator = allocator  # from now on addresses are handed out
-        self.reason, self.failed = "", False
-        self.opened.set()
+    async def opened(self, allocator: Allocator) -> str:
+        """The link is open: every lease is defended before any address is handed out."""
+        await self.holdings.adopt_all(allocator.adopt, self._policy())
+        if self.link.audible:
+            for held in self.holdings.of(Role.DOCKER):
+                held.claim.await_owner()
+        await asyncio.to_thread(allocator.driver.watch, self.sightings.packet)
+        self.witnesses.ask(allocator)
+        self.supervisor.works(LINK)
+        self._filling = asyncio.create_task(self.supervisor.run(PART, self._fill))
+        return f"{self.holdings.count(Role.DOCKER)} leases defended"
+
+    async def closing(self) -> None:
+        """The link is gone: what was handed out stays on disk, what is ready ends."""
+        filling, self._filling = self._filling, None
+        if filling is not None:
+            filling.cancel()
+            await asyncio.wait([filling])
+        await self.ready.close()
+        self.witnesses.stop()
+        self.holdings.link_lost()
+
+    async def _fill(self) -> None:
+        await self.link.opened.wait()
+        await self.ready.run()
+
+    async def _allocator(self) -> Allocator:
+        declared = await self.tools.edges.in_thread(self.tools.declared.of, self.pool, self.settings)
+        self.witnesses.names, self._kept = declared.required, declared.kept
+        rate, store = self.settings.rate, self.tools.leases
+        return self.tools.edges.allocator(self.pool.interface, rate=rate, store=store, **self.options())
 
     async def configure(self, settings: NetworkSettings) -> None:
         """Go on under other settings, without letting go of anything."""
-        declared = await asyncio.to_thread(self.tools.declared.of, self.pool, settings)
-        self.required.names, self._kept = declared.required, declared.kept
+        declared = await self.tools.edges.in_thread(self.tools.declared.of, self.pool, settings)
+        self.witnesses.names, self._kept = declared.required, declared.kept
         self.settings = settings
-        for held in self.held.values():
-            held.claim.follow(POLICIES[settings.policy])
-        if self._allocator is not None:
-            self.required.ask(self._allocator)
-
-    async def _close(self) -> None:
-        self.opened.clear()
-        allocator, self._allocator = self._allocator, None
-        self.required.stop()
-        self.held.clear()
-        self._by_mac.clear()
-        self.seen.nothing_of_ours()
-        if allocator is not None:
-            await asyncio.to_thread(allocator.__exit__, None, None, None)
+        for held in self.holdings.of(Role.DOCKER):
+            held.claim.follow(self._policy())
+        if self.link.is_open:
+            self.witnesses.ask(self.link.allocator)
 
     def options(self) -> dict[str, Any]:
-        """What an allocator is told: the settings, Docker's range, the witnesses; what was seen of late comes last."""
+        """What an allocator is told: the settings, Docker's range, the witnesses."""
         settings, pool = self.settings, self.pool
-        alone = settings.alone and not self.required.names
+        names = self.witnesses.names
         return {
             "subnet": pool.subnet,
             "ranges": (str(pool.ranges),) if pool.ranges else settings.ranges,
             "exclude": (*settings.exclude, *self._kept),
             "order": settings.order,
             "timing": settings.timing,
-            "witnesses": tuple(self.required.names),
-            "names": self.required.names,
-            "alone": alone,
+            "witnesses": tuple(names),
+            "names": names,
+            "alone": settings.alone and not names,
             "miss_probability": settings.miss_probability,
         }
 
-    def _adopt_all(self, allocator: Allocator) -> None:
-        """Defend every lease of this network again."""
-        for lease in self.tools.leases.leases(self.pool.interface, states=(LeaseState.BOUND,)):
-            if lease.mac and lease.address in self.pool.subnet:
-                self._keep(allocator.adopt(lease), POLICIES[self.settings.policy])
-
-    @property
-    def allocator(self) -> Allocator:
-        """The open link; LinkError, saying why, while there is none."""
-        if self._allocator is None:
-            raise LinkError(f"{self.pool.interface}: no address can be given out or checked now: {self.reason}")
-        return self._allocator
-
     async def announce_all(self) -> None:
-        """After a cut: whoever took an address of ours meanwhile shall hear of it now, and so shall we."""
+        """After a cut: anyone who took an address of ours meanwhile shall hear of it now, and so shall we."""
         for _ in range(RFC5227.announce_num):
-            claims = [held.claim for held in self.held.values()] + list(self.ready)
+            claims = [held.claim for held in self.holdings]
             for start in range(0, len(claims), BURST):
                 for claim in claims[start : start + BURST]:
                     with suppress(LinkError):
@@ -203,215 +209,166 @@ class Network:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(RFC5227.announce_interval)
 
-    # Claims.
-
-    async def claim(self, owner: str, address: IPv4Address | None, mac: str | None, **options: Any) -> Claim:
-        """Search, or check the given address, and claim it. Raises as Allocator.claim does."""
-        allocator = self.allocator
-        if silent := self.required.silent():
-            named = options.get("witnesses")
-            if named is None or set(named) & silent.keys():
-                raise UnknownError(self.required.complaint())
-        options = {"avoid": map(IPv4Address, self.seen.remembered()), **options}
-
-        def start() -> Job[Claim]:
-            options["known"] = map(IPv4Address, self.seen.lately())
-            return allocator.variant(**(self.options() | options)).start_claim(owner, address, mac)
-
-        # A caller may hang up before its job has begun: the thread begins it all the same.
-        beginning = asyncio.ensure_future(asyncio.to_thread(start))
-        try:
-            job = await asyncio.shield(beginning)
-        except asyncio.CancelledError:
-            beginning.add_done_callback(partial(_cancel, allocator))
-            raise
-        judged = self.tools.metrics.judged
-        try:
-            claim = await asyncio.wrap_future(job.future)
-        except asyncio.CancelledError:
-            allocator.cancel(job)
-            raise
-        except ArpipamError as error:
-            if isinstance(error, UnknownError) and not await self.required.whole():
-                raise UnknownError(self.required.complaint()) from None  # a cut in the midst of it
-            judged(_VERDICTS.get(type(error), Verdict.UNKNOWN))
-            raise
-        judged(Verdict.FREE)
-        self.seen.mine(claim.mac)
-        return claim
+    # The hand-out.
 
     async def hand_out(self, mac: str, address: IPv4Address | None) -> Lease:
         """An address for a container that has this MAC: a ready one, or the given one if nobody has it."""
         if not len(self.ready):
             await self._come_up()
-        started = time.monotonic()
+        started = self._now()
+        left = TRIES
+        while True:
+            left -= 1
+            await self.holdings.wait_until_released(address)  # `docker rm`, and `docker run --ip` at its heels
+            picked = await self._pick(mac, address)
+            try:
+                lease = await self._give(picked, mac)
+            except LostError:  # another station got it meanwhile
+                if left <= 0:
+                    raise
+                continue
+            elapsed = self._now() - started
+            self.tools.metrics.claimed(picked.how, elapsed)
+            self.tell(
+                EventKind.HANDED_OUT, address=str(lease.address), mac=mac, text=f"{picked.how}, {elapsed * 1000:.1f} ms"
+            )
+            return lease
+
+    async def _pick(self, mac: str, address: IPv4Address | None) -> _Picked:
         how: How = "search" if address is None else "given"
-        if address in self._releasing:  # `docker rm`, and `docker run --ip` at its heels
-            await self._releasing[address].wait()
         held = self._repeated(mac, address) or self._own(mac, address)
-        idle_since = None
-        if held is not None:  # nobody else decides over it from this moment
-            idle_since, held.idle_since, held.given = held.idle_since, None, time.monotonic()
-            claim = held.claim
-        elif address is None and (taken := await self.ready.take()) is not None:
-            claim, how = taken, "ready"
-        elif address is not None and (taken := self.lending.to(mac, address) or await self.ready.take({int(address)})):
-            claim = taken
-        else:
-            claim = await self._claim_for_docker(mac, address)
+        if held is not None and held.is_lost:  # the wire has to be asked again
+            await self.holdings.end(held)
+        elif held is not None:  # nobody else decides over it from this moment
+            idle_since, held.idle_since, held.given = held.idle_since, None, self._now()
+            return _Picked(held, how, idle_since, known=held.lease.mac == mac)
+        lent = self.holdings.get(address)
+        if lent is not None and lent.role is Role.LENT and lent.lease.mac == mac and lent.is_defended:
+            return _Picked(lent, how, known=True)
+        self.ready.demand()
+        if (held := self.ready.take(None if address is None else {int(address)})) is not None:
+            return _Picked(held, "ready" if address is None else how, fresh=True)
+        return _Picked(await self._claim_for_docker(mac, address), how, fresh=True)
+
+    async def _give(self, picked: _Picked, mac: str) -> Lease:
+        held = picked.held
+        owner, container = PENDING, PENDING
+        if picked.known:
+            owner, container = held.lease.owner, held.lease.container or PENDING
         try:
-            owner, container = PENDING, PENDING
-            if address in self.lending or (held is not None and held.claim.mac == mac):  # arpipam-run has told us whose
-                owner, container = claim.lease.owner, claim.lease.container or PENDING
-            lease = await asyncio.to_thread(self.tools.leases.hand_out, claim.lease.id, mac, owner, container)
+            lease = await self.holdings.hand_out(
+                held, mac, owner, container, self._policy(), catch_up=self.link.catch_up
+            )
         except BaseException:
-            if held is not None:
-                held.idle_since = idle_since
-            elif address not in self.lending:
-                await asyncio.to_thread(claim.release, self.tools.config.agent.quarantine)
+            if picked.fresh:
+                await self.holdings.end(held)
+            elif held.idle_since is None:
+                held.idle_since = picked.idle_since
             raise
-        self._keep(claim, POLICIES[self.settings.policy], lease)
-        given = self.held[lease.address]
-        given.given, given.kept = time.monotonic(), False
-        elapsed = time.monotonic() - started
-        self.tools.metrics.claimed(how, elapsed)
-        self.tell("handed out", address=str(lease.address), mac=mac, text=f"{how}, {elapsed * 1000:.1f} ms")
+        held.given, held.kept, held.idle_since = self._now(), False, None
+        if self.link.audible:
+            held.claim.await_owner()
         return lease
 
-    async def _claim_for_docker(self, mac: str, address: IPv4Address | None) -> Claim:
+    async def _claim_for_docker(self, mac: str, address: IPv4Address | None) -> Held:
         """Search, or check the address. A refusal is Docker's last word: where we could not look, we look again."""
         options: dict[str, Any] = {} if address is None else {"ranges": (), "exclude": ()}
         try:
-            return await self.claim(PENDING, address, mac, **options)
+            return self._lent(await self.search.claim(PENDING, address, mac, **options))
         except UnknownError:
-            if self.required.silent():
+            if self.witnesses.silent():
                 raise
         except PoolExhaustedError:
             await asyncio.sleep(GIVEN_UP)
-            if (ready := await self.ready.take()) is not None:
+            if (ready := self.ready.take()) is not None:
                 return ready
-        return await self.claim(PENDING, address, mac, **options)
+        return self._lent(await self.search.claim(PENDING, address, mac, **options))
+
+    def _lent(self, claim: Claim) -> Held:
+        return self.holdings.add(claim, Role.LENT)
 
     async def _come_up(self) -> None:
         """At boot Docker starts containers while bridges and tunnels come up, and never again: let it wait for them."""
         until = self._born + COMING_UP
-        while time.monotonic() < until:
-            if self.opened.is_set() and not self.required.silent():
+        while self._now() < until:
+            if self.link.opened.is_set() and not self.witnesses.silent():
                 return
             await asyncio.sleep(REOPEN / 5)
 
     def _repeated(self, mac: str, address: IPv4Address | None) -> Held | None:
         """What the same request was answered a moment ago: Docker repeats one whose answer it did not get."""
-        held = self._by_mac.get(mac)
-        if held is None or held.idle_since is not None or self.held.get(held.claim.address) is not held:
+        held = self.holdings.by_mac(mac)
+        if held is None or held.role is not Role.DOCKER or held.idle_since is not None:
             return None
-        lease = held.claim.lease
-        fresh = lease.container == PENDING and time.time() - lease.changed < GRACE
-        return held if fresh and address in {None, lease.address} else None
+        fresh = held.lease.container == PENDING and self._now() - held.changed < GRACE
+        return held if fresh and address in {None, held.address} else None
 
     def _own(self, mac: str, address: IPv4Address | None) -> Held | None:
         """A lease of ours for the address, if its container does not run; AddressInUseError if it does."""
-        held = None if address is None else self.held.get(address)
-        if held is None:
+        held = self.holdings.get(address)
+        if held is None or held.role is not Role.DOCKER:
             return None
-        lease, ledger = held.claim.lease, self.tools.ledger
-        starting = lease.mac == mac and not ledger.attached(lease)  # arpipam-run's, which has told us of it already
-        if held.idle_since is None and not starting and not ledger.stopped(held):
+        lease, containers = held.lease, self.tools.containers
+        starting = lease.mac == mac and not containers.attached(lease)  # arpipam-run's, which has told us of it already
+        if held.idle_since is None and not starting and not containers.stopped(held):
             whose = "a container that is being started" if lease.container == PENDING else lease.owner
             raise AddressInUseError(f"{self.pool.interface}: {address} belongs to {whose} on this host; take another")
         return held
 
-    def _keep(self, claim: Claim, policy: Policy, lease: Lease | None = None) -> None:
-        """Defend it from now on for whoever has the lease, until that one answers for itself."""
-        lease = lease or claim.lease
-        held = self.held.get(claim.address)
-        self._forget(claim.mac)
-        if held is None or held.claim is not claim:
-            held = Held(claim)
-            claim.on_change(partial(self.soon, self._changed, held))
-            claim.on_conflict(partial(self.soon, self._met, held))
-        held.idle_since = None
-        self.held[claim.address] = self._by_mac[lease.mac] = held
-        self.seen.mine(lease.mac)
-        claim.hand_out(lease, policy)
-        if self.audible:
-            claim.await_owner()
+    # The way back.
 
-    def _forget(self, mac: str) -> None:
-        self._by_mac.pop(mac, None)
-        self.seen.not_mine(mac)
-
-    def guard_for(self, claim: Claim, lease: Lease) -> None:
-        """A claim that was made for somebody else is a container's now."""
-        self._keep(claim, POLICIES[self.settings.policy], lease)
-
-    def _changed(self, held: Held, state: ClaimState) -> None:
-        claim = held.claim
-        if self.held.get(claim.address) is not held:
-            return
-        if state is ClaimState.GUARDED:
-            self.tell("handed over", address=str(claim.address), mac=claim.mac, owner=claim.lease.owner)
-
-    def _met(self, held: Held, conflict: Conflict) -> None:
-        held.conflict, held.conflict_at = conflict, time.monotonic()
-        self.on_conflict(self, held, conflict)
-
-    async def give_back(self, address: IPv4Address) -> None:
+    async def take_back(self, address: IPv4Address) -> None:
         """Docker does not need it any more. We answer for it until it is known that no stopped container keeps it."""
-        held = self.held.get(address)
-        if held is not None and held.leaving:  # to answer for it now would be to take it from whoever uses it
-            await self.release(address)
-        elif held is not None:
-            held.idle_since = time.monotonic()
-            held.claim.take_over()
-            self.tell("taken over", address=str(address), mac=held.claim.mac, owner=held.claim.lease.owner)
+        held = self.holdings.get(address)
+        if held is None or held.role is not Role.DOCKER:
+            await self.reserved.release(address)
+        elif held.leaving:  # to answer for it now would be to take it from the station that uses it
+            await self.end(held)
         else:
-            await self.reserved.give_back(address)
+            held.idle_since = self._now()
+            with suppress(LinkError):
+                held.claim.take_over()
+            self.tell(EventKind.TAKEN_OVER, address=str(address), mac=held.lease.mac, owner=held.lease.owner)
 
-    async def release(self, address: IPv4Address, kind: str = "released") -> None:
+    async def end(self, held: Held, kind: str = EventKind.RELEASED) -> None:
         """Nobody has it any more: it rests for a while."""
-        held = self.held.pop(address, None)
-        if held is None:
-            return
-        claim = held.claim
-        self._forget(claim.lease.mac)
-        quarantine = self.tools.config.agent.quarantine
-        released = self._releasing[address] = asyncio.Event()
-        try:
-            if self._allocator is None:
-                await asyncio.to_thread(self.tools.leases.release, claim.lease.id, quarantine=quarantine)
-            else:
-                await asyncio.to_thread(claim.release, quarantine)
-        finally:
-            del self._releasing[address]
-            released.set()
-        self.tell(kind, address=str(address), mac=claim.mac, owner=claim.lease.owner)
+        if held.ending is None:
+            await self.holdings.end(held)
+            self.tell(kind, address=str(held.address), mac=held.lease.mac, owner=held.lease.owner)
 
-    def record(self, address: IPv4Address, *, mac: str, owner: str, container: str = PENDING) -> Lease | None:
-        """Lease an address without a claim; None where it is leased. Waits for the disk."""
-        prefix = self.pool.subnet.prefixlen
-        store = self.tools.leases
-        return store.record(self.pool.interface, address, prefix, mac=mac, owner=owner, container=container)
+    async def end_all(self) -> None:
+        """Docker has no network on this pool any more."""
+        await self.reserved.forget()
+        for held in self.holdings:
+            await self.end(held)
 
     async def adopt(self, address: IPv4Address, mac: str, owner: str, container: str) -> None:
         """A container has an address of ours that we did not know of."""
-        allocator = self.allocator
+        adopt = self.link.allocator.adopt
+        held = await self.holdings.adopt(
+            adopt, self._policy(), address=address, mac=mac, owner=owner, container=container
+        )
+        if held is not None:
+            if self.link.audible:
+                held.claim.await_owner()
+            self.tell(EventKind.ADOPTED, address=str(address), mac=mac, owner=owner)
 
-        def record() -> Lease | None:
-            known = self.reserved.of(address)  # replayed by the engine before we knew it
-            if known is not None:
-                return self.tools.leases.hand_out(known.id, mac, owner, container)
-            return self.record(address, mac=mac, owner=owner, container=container)
+    # What the parts tell.
 
-        lease = await asyncio.to_thread(record)
-        if lease is not None:
-            self._keep(await asyncio.to_thread(allocator.adopt, lease), POLICIES[self.settings.policy])
-            self.tell("adopted", address=str(address), mac=mac, owner=owner)
+    def _changed(self, held: Held, state: ClaimState) -> None:
+        if held.role is Role.READY:
+            self.ready.changed(held, state)
+        elif held.role is Role.DOCKER and state is ClaimState.GUARDED:
+            self.tell(EventKind.HANDED_OVER, address=str(held.address), mac=held.lease.mac, owner=held.lease.owner)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the link is open."""
-        return self._allocator is not None
+    def _met(self, held: Held, conflict: Conflict) -> None:
+        if held.role is Role.READY:
+            self.ready.met(held, conflict)
+        elif held.role is Role.DOCKER:
+            self.on_conflict(self, held, conflict)
+
+    def _policy(self) -> Policy:
+        return POLICIES[self.settings.policy]
 
     def tell(self, kind: str, **said: str) -> None:
         """Something happened here."""
@@ -421,9 +378,3 @@ class Network:
         """Call on the event loop, from the driver's thread."""
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(function, *arguments)
-
-
-def _cancel(allocator: Allocator, begun: asyncio.Future[Job[Claim]]) -> None:
-    """Nobody waits for this job any more."""
-    if not begun.cancelled() and begun.exception() is None:
-        allocator.cancel(begun.result())

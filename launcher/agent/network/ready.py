@@ -1,7 +1,7 @@
 """Addresses that are claimed ahead of need: probed by RFC 5227's own timing, announced, defended, ready to hand out.
 
 They are watched and defended, never probed again (RFC 5227, 2.1, last paragraph), and carry a host through a cut, since
-they were claimed while the link was whole.
+they were claimed while the link was whole. Here it is decided how many there are, and when; the holdings have them.
 """
 
 from __future__ import annotations
@@ -9,22 +9,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from arpipam.claim import ClaimState, Conflict
-from arpipam.errors import ArpipamError, LinkError
+from arpipam.errors import ArpipamError, LeaseError
 from arpipam.protocol.timing import RFC5227
+from launcher.agent.contract import EventKind
+from launcher.agent.network.held import READY_OWNER, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Awaitable, Callable, Collection
 
-    from arpipam.claim import Claim
     from arpipam.protocol.pool import Pool
-    from launcher.agent.network.network import Network
+    from launcher.agent.config.keys import NetworkSettings
+    from launcher.agent.network.held import Held
+    from launcher.agent.network.holdings import Holdings
+    from launcher.agent.network.search import AddressSearch
+    from launcher.agent.network.sightings import Sightings
+    from launcher.agent.network.witnesses import RequiredWitnesses
+    from launcher.agent.supervise import Supervisor
 
-OWNER = "ready"
-"""The owner of their leases."""
+PART = "ready addresses"
+"""Its name among the failures."""
 LOOK = 0.25  # s between two looks at how many there should be
 DEMAND = 15.0  # s: as many as were handed out in that time are wanted beside the usual number; a claim takes some 7 s
 PATIENCE = 30.0  # s for which there may be more of them than wanted
@@ -36,134 +43,158 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # s to wait after a claim that failed
 class Ready:
     """The ready addresses of one network."""
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self._claims: deque[Claim] = deque()
+    def __init__(
+        self,
+        holdings: Holdings,
+        search: AddressSearch,
+        witnesses: RequiredWitnesses,
+        sightings: Sightings,
+        supervisor: Supervisor,
+        *,
+        settings: Callable[[], NetworkSettings],
+        tell: Callable[..., None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._holdings = holdings
+        self._search = search
+        self._witnesses = witnesses
+        self._sightings = sightings
+        self._supervisor = supervisor
+        self._settings = settings
+        self._tell = tell
+        self._now = now
         self._taken: deque[float] = deque(maxlen=256)
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._fills: set[asyncio.Task[bool]] = set()
+        self._ends: set[asyncio.Task[bool]] = set()
+        self._confirming: dict[Held, asyncio.Event] = {}
+        """Those that are claimed and not yet known to be claimed on a whole link; set: they are spoilt."""
         self._pause = FIRST_PAUSE
         self._pause_until = 0.0
         self._surplus_since: float | None = None
 
     def __len__(self) -> int:
-        return len(self._claims)
-
-    def __iter__(self) -> Iterator[Claim]:
-        return iter(tuple(self._claims))
+        return len(self._able())
 
     def wanted(self) -> int:
         """How many there should be: the usual number and what was asked for of late, and few where few are left."""
-        settings = self._network.settings
+        settings = self._settings()
         if settings.ready == 0:
             return 0
-        now = time.monotonic()
+        now = self._now()
         demand = sum(1 for at in self._taken if now - at < DEMAND)
-        allowed = (self._network.seen.left() + len(self._claims)) // SHARE
+        allowed = (self._sightings.left + len(self)) // SHARE
         return min(settings.ready + demand, max(settings.ready, settings.most_ready), allowed)
 
-    async def take(self, among: Pool | Collection[int] | None = None) -> Claim | None:
-        """The one that has been ready longest, of these addresses where they are named; None where there is none."""
-        self._taken.append(time.monotonic())
-        if self._claims:  # what came in while we had no processor may say that one of them is lost
-            await asyncio.wrap_future(self._network.allocator.driver.catch_up())
-        claim = next((claim for claim in self._claims if among is None or int(claim.address) in among), None)
-        if claim is not None:
-            self._claims.remove(claim)
-        return claim
+    def demand(self) -> None:
+        """An address is asked for."""
+        self._taken.append(self._now())
+
+    def take(self, among: Pool | Collection[int] | None = None) -> Held | None:
+        """The one that has been ready longest, of these addresses where they are named; None where there is none.
+
+        It has to be handed out, lent or ended before anything else is waited for but that.
+        """
+        taken = next((held for held in self._able() if among is None or int(held.address) in among), None)
+        if taken is not None:
+            taken.role = Role.LENT  # nobody else takes it
+        return taken
 
     async def run(self) -> None:
-        """Keep as many as wanted, until cancelled; then give all back."""
-        try:
-            while True:
-                self._fill()
-                await self._thin_out()
-                await asyncio.sleep(LOOK)  # refilling can wait for the request that made it necessary
-        finally:
-            for task in self._under_way:
-                task.cancel()
-            await asyncio.gather(*self._under_way, return_exceptions=True)
-            for claim in self:
-                await self._give_back(claim, 0.0)
+        """Keep as many as wanted, until cancelled."""
+        while True:
+            await self._sightings.count()
+            self._fill()
+            await self._thin_out()
+            await asyncio.sleep(LOOK)  # refilling can wait for the request that made it necessary
+
+    async def close(self) -> None:
+        """End what is under way and what is ready."""
+        for task in self._fills:
+            task.cancel()
+        await asyncio.gather(*self._fills, *self._ends, return_exceptions=True)
+        ready = self._holdings.of(Role.READY)
+        await asyncio.gather(*(self._holdings.end(held, 0.0) for held in ready), return_exceptions=True)
+
+    def changed(self, held: Held, state: ClaimState) -> None:
+        """One of them may be lost."""
+        if state in {ClaimState.CONFLICT, ClaimState.LINK_LOST}:
+            self._end_soon(held, None if state is ClaimState.CONFLICT else 0.0)
+
+    def met(self, held: Held, conflict: Conflict) -> None:
+        """Another station uses a ready address: it need not be ours, since nobody has it yet."""
+        if held not in self._confirming:
+            text = "another station uses a ready address; it is given up"
+            self._tell(EventKind.CONFLICT, address=str(held.address), mac=conflict.mac, other=conflict.other, text=text)
+        self._end_soon(held, None)
+
+    def _able(self) -> list[Held]:
+        """Those that may be handed out."""
+        ready = self._holdings.of(Role.READY)
+        return [held for held in ready if held.is_defended and held not in self._confirming]
 
     def _fill(self) -> None:
-        if time.monotonic() < self._pause_until or self._network.required.silent():
+        if self._now() < self._pause_until or self._witnesses.silent():
             return
-        missing = self.wanted() - len(self._claims) - len(self._under_way)
-        for _ in range(min(missing, AT_ONCE - len(self._under_way))):
-            task = asyncio.create_task(self._one_more())
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+        missing = self.wanted() - len(self) - len(self._fills)
+        for _ in range(min(missing, AT_ONCE - len(self._fills))):
+            self._start(self._fills, self._one_more)
 
     async def _one_more(self) -> None:
         try:
-            claim = await self._network.claim(OWNER, None, None, confirm=RFC5227)
+            claim = await self._search.claim(READY_OWNER, None, None, confirm=RFC5227)
         except ArpipamError as error:
-            self._network.tell("exhausted", text=f"no ready address: {error}")
-            self._pause_until = time.monotonic() + self._pause
+            self._pause_until = self._now() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            if isinstance(error, LeaseError):  # a full disk is no matter of addresses
+                raise
+            self._tell(EventKind.EXHAUSTED, text=f"no ready address: {error}")
             return
+        held = self._holdings.add(claim, Role.READY)
+        spoilt = self._confirming[held] = asyncio.Event()
         loop = asyncio.get_running_loop()
-        spoilt = asyncio.Event()
-
-        def changed(state: ClaimState) -> None:
-            if state in {ClaimState.CONFLICT, ClaimState.LINK_LOST}:
-                loop.call_soon_threadsafe(spoilt.set)
-                loop.call_soon_threadsafe(self._drop, claim)
-
-        def met(conflict: Conflict) -> None:  # it need not be ours: nobody has it yet
-            loop.call_soon_threadsafe(spoilt.set)
-            loop.call_soon_threadsafe(self._lose, claim, conflict)
 
         def absent(mac: str) -> None:
-            met(Conflict(claim.address, claim.mac, mac, None))
+            loop.call_soon_threadsafe(self.met, held, Conflict(claim.address, claim.mac, mac, None))
 
-        claim.on_change(changed)
-        claim.on_conflict(met)
         claim.on_absence(absent)
-        # RFC 5227's timing takes seconds: a cut meanwhile would leave it with a claim that the others never heard of.
         try:
-            whole = await self._network.required.whole()
+            # RFC 5227's timing takes seconds: a cut meanwhile would leave it with a claim that others never heard of.
+            whole = await self._witnesses.whole()
         except BaseException:
-            await self._give_back(claim, 0.0)
+            await self._holdings.end(held, 0.0)
             raise
-        if spoilt.is_set() or not whole:
-            await self._give_back(claim, 0.0)
+        finally:
+            del self._confirming[held]
+        if spoilt.is_set() or not whole or not held.is_defended:
+            await self._holdings.end(held, 0.0)
             return
         self._pause = FIRST_PAUSE
-        self._claims.append(claim)
-        self._network.tell("claimed", address=str(claim.address), mac=claim.mac, owner=OWNER)
+        self._tell(EventKind.CLAIMED, address=str(held.address), mac=claim.mac, owner=READY_OWNER)
 
-    def _drop(self, claim: Claim) -> None:
-        with suppress(ValueError):
-            self._claims.remove(claim)
+    def _end_soon(self, held: Held, quarantine: float | None) -> None:
+        if held in self._confirming:
+            self._confirming[held].set()
+        elif held.role is Role.READY and self._holdings.has(held):
+            self._start(self._ends, partial(self._holdings.end, held, quarantine))
 
-    def _lose(self, claim: Claim, conflict: Conflict) -> None:
-        if claim not in self._claims:
-            return
-        self._drop(claim)
-        text = "another station uses a ready address; it is given up"
-        self._network.tell("conflict", address=str(claim.address), mac=claim.mac, other=conflict.other, text=text)
-        self._network.tools.spawn(self._give_back(claim, self._network.tools.config.agent.quarantine))
+    def _start(self, tasks: set[asyncio.Task[bool]], work: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(self._supervisor.attempt(PART, work))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def _thin_out(self) -> None:
-        """Give back what is too many: at once where few addresses are left, else when that has lasted."""
+        """End what is too many: at once where few addresses are left, else when that has lasted."""
         wanted = self.wanted()
-        for task in list(self._under_way)[max(0, wanted - len(self._claims)) :]:
-            if wanted < self._network.settings.ready:
+        for task in list(self._fills)[max(0, wanted - len(self)) :]:
+            if wanted < self._settings().ready:
                 task.cancel()
-        if len(self._claims) <= wanted:
+        if len(self) <= wanted:
             self._surplus_since = None
             return
-        now = time.monotonic()
+        now = self._now()
         self._surplus_since = self._surplus_since or now
-        few = wanted < self._network.settings.ready
-        while len(self._claims) > wanted and (few or now - self._surplus_since > PATIENCE):
-            claim = self._claims.pop()
-            await self._give_back(claim, 0.0)
-            self._network.tell("released", address=str(claim.address), mac=claim.mac, owner=OWNER)
-
-    async def _give_back(self, claim: Claim, quarantine: float) -> None:
-        self._drop(claim)
-        self._network.seen.not_mine(claim.mac)
-        with suppress(LinkError):
-            await asyncio.to_thread(claim.release, quarantine)
+        few = wanted < self._settings().ready
+        while len(self) > wanted and (few or now - self._surplus_since > PATIENCE):
+            held = self._able()[-1]
+            await self._holdings.end(held, 0.0)
+            self._tell(EventKind.RELEASED, address=str(held.address), mac=held.lease.mac, owner=READY_OWNER)

@@ -6,11 +6,14 @@ import asyncio
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING
 
-from arpipam.leases.lease import LeaseState
+from launcher.agent.network.held import Role
 
 if TYPE_CHECKING:
-    from arpipam.leases.lease import Lease
-    from launcher.agent.network.network import Network
+    from ipaddress import IPv4Network
+
+    from launcher.agent.network.holdings import Holdings
+    from launcher.agent.network.link import NetworkLink
+    from launcher.agent.network.search import AddressSearch
 
 GATEWAY = "gateway"
 """The owner of the containers' way out."""
@@ -19,56 +22,48 @@ RESERVED = "reserved"
 
 
 class Reserved:
-    """Those of one network."""
+    """Those of one network, in `subnet`."""
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
+    def __init__(self, subnet: IPv4Network, link: NetworkLink, holdings: Holdings, search: AddressSearch) -> None:
+        self._subnet = subnet
+        self._link = link
+        self._holdings = holdings
+        self._search = search
 
     async def keep(self, address: IPv4Address | None, *, gateway: bool) -> IPv4Interface:
         """Keep the address from everybody else; None: a gateway is to be found."""
-        network = self._network
         owner = RESERVED if address is not None and not gateway else GATEWAY
         if address is None:
             address = await self._gateway()
-        prefix = network.pool.subnet.prefixlen
-        local = network.is_open and int(address) in network.allocator.link.local_addresses
-        if address not in network.held and not local:
-            await asyncio.to_thread(network.record, address, mac="", owner=owner)
-        return IPv4Interface(f"{address}/{prefix}")
+        local = self._link.is_open and int(address) in self._link.allocator.link.local_addresses
+        held = self._holdings.get(address)
+        if (held is None or held.role is not Role.DOCKER) and not local:
+            await self._holdings.record(address, owner)
+        return IPv4Interface(f"{address}/{self._subnet.prefixlen}")
 
     async def _gateway(self) -> IPv4Address:
         """The bridge itself; beside a bridge, the router that this host has there; else the first free address."""
-        network = self._network
-        link, subnet = network.allocator.link, network.pool.subnet
+        link = self._link.allocator.link
         await asyncio.to_thread(link.look)
-        own: list[IPv4Address] = [prefix.ip for prefix in link.prefixes if prefix.ip in subnet]
-        routers = [address for address in map(IPv4Address, link.gateways) if address in subnet]
+        own: list[IPv4Address] = [prefix.ip for prefix in link.prefixes if prefix.ip in self._subnet]
+        routers = [address for address in map(IPv4Address, link.gateways) if address in self._subnet]
         known: list[IPv4Address] = [*(own if link.is_bridge else ()), *routers]
         if known:
             return known[0]
-        claim = await network.claim(GATEWAY, None, None)
-        await asyncio.to_thread(claim.release, 0.0)
-        return claim.address
+        held = self._holdings.add(await self._search.claim(GATEWAY, None, None), Role.LENT)
+        await self._holdings.end(held, 0.0)
+        return held.address
 
-    def of(self, address: IPv4Address) -> Lease | None:
-        """The lease of such an address; waits for the disk."""
-        return next((lease for lease in self._leases() if lease.address == address), None)
-
-    async def give_back(self, address: IPv4Address) -> None:
+    async def release(self, address: IPv4Address) -> None:
         """Docker does not need it any more.
 
-        A gateway stays until Docker gives back the pool: a second network on it, refused in the end, gives it back too.
+        A gateway stays until Docker releases the pool: a second network on it, refused in the end, releases it too.
         """
-        lease = await asyncio.to_thread(self.of, address)
-        if lease is not None and lease.owner == RESERVED:
-            await asyncio.to_thread(self._network.tools.leases.release, lease.id, quarantine=0.0)
+        for lease in await self._holdings.recorded():
+            if lease.address == address and lease.owner == RESERVED:
+                await self._holdings.end_lease(lease)
 
     async def forget(self) -> None:
         """Docker has no network on this pool any more."""
-        for lease in await asyncio.to_thread(self._leases):
-            await asyncio.to_thread(self._network.tools.leases.release, lease.id, quarantine=0.0)
-
-    def _leases(self) -> list[Lease]:
-        pool = self._network.pool
-        known = self._network.tools.leases.leases(pool.interface, states=(LeaseState.BOUND,))
-        return [lease for lease in known if not lease.mac and lease.address in pool.subnet]
+        for lease in await self._holdings.recorded():
+            await self._holdings.end_lease(lease)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from arpipam.leases.lease import LeaseStore
-    from launcher.agent.comparison import Ledger
     from launcher.agent.config.file import Config
     from launcher.agent.declared import Declared
     from launcher.agent.edges import Edges
     from launcher.agent.journal import Journal
     from launcher.agent.memory import Memory
     from launcher.agent.metrics import Metrics
+    from launcher.agent.network.containers import Containers
 
 
 @dataclass
@@ -30,9 +30,6 @@ class Tools:
     memory: Memory
     declared: Declared
     edges: Edges
-    driver: str
-    """The name of this agent's IPAM driver, as the engine knows it."""
+    containers: Containers
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     """Do something beside, to its end."""
-    ledger: Ledger = field(init=False)
-    """What is known of the containers."""

@@ -11,23 +11,43 @@ from typing import TYPE_CHECKING
 
 from arpipam.protocol.arp import address_texts
 from arpipam.protocol.heartbeat import Heartbeat
+from launcher.agent.contract import EventKind
+from launcher.agent.network.held import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from arpipam.allocator import Allocator
-    from launcher.agent.network.network import Network
+    from launcher.agent.network.holdings import Holdings
+    from launcher.agent.network.link import NetworkLink
 
 LISTEN = 0.1  # s between two looks at whether all have answered
 
 
-class Required:
-    """Those of one network, by address with their names; `pulse` asks them while the link is open."""
+class RequiredWitnesses:
+    """Those of the network `name`, by address with their names; `pulse` asks them while the link is open.
 
-    def __init__(self, network: Network) -> None:
+    `healed()` is called when all answer again, `soon(function, ...)` calls on the event loop from another thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        link: NetworkLink,
+        holdings: Holdings,
+        *,
+        tell: Callable[..., None],
+        healed: Callable[[], None],
+        soon: Callable[..., None],
+    ) -> None:
         self.names: Mapping[IPv4Address, str] = {}
         self.pulse: Heartbeat | None = None
-        self._network = network
+        self._name = name
+        self._link = link
+        self._holdings = holdings
+        self._tell = tell
+        self._healed = healed
+        self._soon = soon
 
     def ask(self, allocator: Allocator) -> None:
         """Ask all of them, and nobody else any more."""
@@ -39,7 +59,7 @@ class Required:
                 link.mac,
                 allocator.own_address,
                 now=link.now(),
-                on_change=lambda silent: self._network.soon(self._changed, silent),
+                on_change=lambda silent: self._soon(self._changed, silent),
             )
             allocator.driver.run(self.pulse, lambda: None)
 
@@ -56,7 +76,7 @@ class Required:
 
     async def whole(self) -> bool:
         """Wait until all have answered from now on; False where one of them is silent."""
-        at = self._network.allocator.link.now()
+        at = self._link.allocator.link.now()
         while self.pulse is not None and not self.pulse.heard_since(at):
             if self.pulse.silent:
                 return False
@@ -65,17 +85,16 @@ class Required:
 
     def complaint(self) -> str:
         """Why nothing is searched, in one line."""
-        network = self._network
         names = address_texts(map(int, self.silent()), {int(address): name for address, name in self.names.items()})
         return (
-            f"{network.pool.interface}, {network.pool.subnet}: no answer from {names}, whose containers would look "
-            f"free, so nothing is searched, and {len(network.ready)} ready addresses are left; mend the link, or mark "
-            "a host that is gone for good as absent in the fabric file"
+            f"{self._name}: no answer from {names}, whose containers would look free, so nothing is searched, and "
+            f"{self._holdings.count(Role.READY)} ready addresses are left; fix the link, or mark a host that is gone "
+            "for good as absent in the fabric file"
         )
 
     def _changed(self, silent: tuple[int, ...]) -> None:
         if silent:
-            self._network.tell("partition", text=self.complaint())
+            self._tell(EventKind.PARTITION, text=self.complaint())
         else:
-            self._network.tell("healed", text="all stations that must answer do so again; all claims are announced")
-            self._network.tools.spawn(self._network.announce_all())
+            self._tell(EventKind.HEALED, text="all stations that must answer do so again; all claims are announced")
+            self._healed()

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from arpipam.errors import InputError
 from arpipam.leases.lease import QUARANTINE
 from arpipam.protocol import arp
-from launcher.agent.network.lending import ClaimWish
+from launcher.agent.contract import ClaimRequest
 
 _LONGEST = 255
 _LONGEST_QUARANTINE = 86400.0
@@ -40,7 +40,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)  # a word that is not understood could be an important one
 
 
-class _Wish(_Strict):
+class _ClaimRequest(_Strict):
     interface: _Name
     owner: _Line
     subnet: Annotated[str, AfterValidator(_subnet)] | None = None
@@ -70,9 +70,9 @@ class _Nothing(_Strict):
 _Model = TypeVar("_Model", bound=_Strict)
 
 
-def wish(body: bytes) -> ClaimWish:
+def claim_request(body: bytes) -> ClaimRequest:
     """A claim's."""
-    return ClaimWish(**_read(_Wish, body).model_dump())
+    return ClaimRequest(**_read(_ClaimRequest, body).model_dump())
 
 
 def container(body: bytes) -> str:

@@ -4,7 +4,7 @@ The agent's own API, JSON all of it:
 
     GET  /arpipam/status, /arpipam/leases, /arpipam/stations
     GET  /arpipam/events?recent=1    one event a line, as they happen; those of late first
-    POST /arpipam/claims             a ClaimWish; the claim in the first line, its states in those that follow
+    POST /arpipam/claims             a ClaimRequest; the claim in the first line, its states in those that follow
     POST /arpipam/claims/N/bind      {"container": …}
     POST /arpipam/claims/N/announce, /handed_over, /release {"quarantine": seconds}
 
@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aiohttp import web
 
 from arpipam.errors import InputError
+from launcher.agent.contract import ClaimServer
 from launcher.agent.server import docker_ipam, refusals
-from launcher.agent.server.claims import ClaimApi, Claimer
+from launcher.agent.server.claims import ClaimApi
 from launcher.agent.server.docker_ipam import Ipam
 from launcher.agent.server.listening import PathSocket
 from launcher.agent.server.stream import Goings, Stream
@@ -50,7 +51,7 @@ which it asks would cost it the request: its second try has no body."""
 _log = logging.getLogger(__name__)
 
 
-class ServedAgent(Ipam, Claimer, Protocol):
+class ServedAgent(Ipam, ClaimServer, Protocol):
     """What is served."""
 
     def status(self) -> Status:

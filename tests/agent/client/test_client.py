@@ -21,7 +21,7 @@ from launcher.agent.client.client import AgentClient
 from launcher.agent.client.connection import NoAgentError, running
 from launcher.agent.contract import Event
 from launcher.engine.errors import EngineError
-from tests.support.agent_client import ABORT, EVENTS, LEASE, STATION, STATUS, ClaimWish, FakeAgent, mute
+from tests.support.agent_client import ABORT, EVENTS, LEASE, STATION, STATUS, FakeAgent, mute, wanted
 
 # Whether there is one.
 
@@ -146,7 +146,7 @@ def test_errors_are_the_agent_s_own(
     agent: FakeAgent, client: AgentClient, refusal: tuple[int, Any], kind: type[Exception], text: str
 ) -> None:
     agent.refusal = refusal
-    for call in (client.status, lambda: client.claim(ClaimWish(address="172.16.42.7"))):
+    for call in (client.status, lambda: client.claim(wanted("172.16.42.7"))):
         with pytest.raises(kind, match=text) as caught:
             call()
         assert type(caught.value) is kind
@@ -155,7 +155,7 @@ def test_errors_are_the_agent_s_own(
 def test_nothing_free_is_not_an_address_in_use(agent: FakeAgent, client: AgentClient) -> None:
     agent.refusal = (409, {"error": "br0: nothing is free", "exit_status": 1})
     with pytest.raises(PoolExhaustedError):
-        client.claim(ClaimWish())
+        client.claim(wanted())
 
 
 def test_without_an_agent(tmp_path: Path) -> None:

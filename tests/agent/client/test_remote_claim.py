@@ -21,7 +21,7 @@ from arpipam.leases.lease import LeaseState
 from launcher.agent.client.client import AgentClient
 from launcher.agent.client.connection import NoAgentError
 from launcher.run.handover import HandOver
-from tests.support.agent_client import ABORT, FIRST, PATIENCE, ClaimWish, FakeAgent, eventually, mute
+from tests.support.agent_client import ABORT, FIRST, PATIENCE, FakeAgent, eventually, mute, wanted
 
 if TYPE_CHECKING:
     from launcher.agent.client.remote_claim import RemoteClaim
@@ -33,7 +33,14 @@ def test_a_claim_is_what_the_agent_says(agent: FakeAgent, claim: RemoteClaim) ->
     assert claim.found.elapsed == claim.elapsed == 0.0125
     assert (claim.lease.id, claim.lease.address, claim.lease.interface) == (7, claim.address, "br0")
     assert (claim.lease.owner, claim.lease.state) == ("web", LeaseState.CLAIMED)
-    assert agent.asked == [("claim", {"interface": "br0", "owner": "web", "address": None, "exclude": []})]
+    [(what, body)] = agent.asked
+    assert (what, body["interface"], body["owner"], body["address"], body["exclude"]) == (
+        "claim",
+        "br0",
+        "web",
+        None,
+        [],
+    )
 
 
 def test_its_state_follows_the_agent_s(agent: FakeAgent, claim: RemoteClaim) -> None:
@@ -116,7 +123,7 @@ def test_a_refusal_is_raised_and_changes_nothing(agent: FakeAgent, claim: Remote
 
 
 def test_it_ends_with_the_block(agent: FakeAgent, client: AgentClient) -> None:
-    with client.claim(ClaimWish()) as claim:
+    with client.claim(wanted()) as claim:
         heard: list[ClaimState] = []
         claim.on_change(heard.append)
     assert agent.asked[1:] == [("7/release", {"quarantine": 60.0})]
@@ -127,7 +134,7 @@ def test_it_ends_with_the_block(agent: FakeAgent, client: AgentClient) -> None:
 
 @pytest.mark.parametrize("end", ["bind", "handed_over"])
 def test_it_outlives_the_block_once_it_belongs_to_a_container(agent: FakeAgent, client: AgentClient, end: str) -> None:
-    with client.claim(ClaimWish()) as claim:
+    with client.claim(wanted()) as claim:
         heard: list[ClaimState] = []
         claim.bind("c7") if end == "bind" else claim.handed_over()
         claim.on_change(heard.append)
@@ -203,7 +210,7 @@ def test_an_agent_that_is_gone_when_it_is_told_something(agent: FakeAgent, claim
 def test_a_claim_that_makes_no_sense(agent: FakeAgent, client: AgentClient, first: dict[str, Any]) -> None:
     agent.first = first
     with pytest.raises(UnknownError, match="is no agent of this version"):
-        client.claim(ClaimWish())
+        client.claim(wanted())
     assert agent.closed.wait(PATIENCE)  # so that the agent releases it
 
 
@@ -211,7 +218,7 @@ def test_an_agent_that_ends_before_it_has_an_address(tmp_path: Path) -> None:
     word = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     path = tmp_path / "mute"
     with mute(path, word), pytest.raises(NoAgentError, match="before it had an address"):
-        AgentClient(path).claim(ClaimWish())
+        AgentClient(path).claim(wanted())
 
 
 HOLDER = """
@@ -219,8 +226,8 @@ import subprocess, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from launcher.agent.client.client import AgentClient
-from tests.support.agent_client import ClaimWish
-claim = AgentClient(Path({path!r})).claim(ClaimWish())
+from tests.support.agent_client import wanted
+claim = AgentClient(Path({path!r})).claim(wanted())
 child = subprocess.Popen(["sleep", "60"], pass_fds=[claim.holder_fd])
 print(child.pid, flush=True)
 time.sleep(60)
@@ -265,13 +272,13 @@ def test_a_launch_with_it_leaves_no_descriptor_behind(agent: FakeAgent, client: 
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
-    with client.claim(ClaimWish()):
+    with client.claim(wanted()):
         pass
     assert agent.closed.wait(PATIENCE)
     time.sleep(0.1)
     before = descriptors()
     for _ in range(10):
-        with client.claim(ClaimWish()) as claim:
+        with client.claim(wanted()) as claim:
             claim.announce()
     eventually(lambda: descriptors() <= before)
 

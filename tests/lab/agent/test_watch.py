@@ -18,8 +18,8 @@ import pytest
 
 from arpipam.lab.capture import Capture, who_have
 from arpipam.protocol import arp
+from launcher.agent.contract import ClaimRequest
 from launcher.agent.memory import LIMIT
-from launcher.agent.network.lending import ClaimWish
 from launcher.lab.agents import AgentOn
 from tests.support import fabrics
 from tests.support.agents import Watching, last_lines, running
@@ -176,7 +176,7 @@ def test_a_machine_that_takes_the_address_of_a_container(
 
 
 def claim(agent: AgentOn, *ranges: str, subnet: str | None = None) -> RemoteClaim:
-    return agent.client.claim(ClaimWish(agent.host.bridge, "somebody", subnet=subnet, ranges=ranges))
+    return agent.client.claim(ClaimRequest(agent.host.bridge, "somebody", subnet=subnet, ranges=ranges))
 
 
 def known(agent: AgentOn) -> dict[str, str]:
