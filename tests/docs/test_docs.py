@@ -35,6 +35,12 @@ def test_the_state_machine_is_drawn_from_its_table() -> None:
     assert (ROOT / "docs/acd.md").read_text() == drawn.stdout, "run: python docs/draw_acd.py > docs/acd.md"
 
 
+def test_every_path_of_the_architecture_exists() -> None:
+    paths = set(re.findall(r"`([\w.-]+/[\w./-]+)`", (ROOT / "docs/architecture.md").read_text()))
+    assert len(paths) > 20
+    assert sorted(path for path in paths if not (ROOT / path).exists()) == []
+
+
 def test_there_are_examples() -> None:
     assert any("async with" in example for example in EXAMPLES)
     assert any("with arpipam.Allocator" in example for example in EXAMPLES)
