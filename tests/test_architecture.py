@@ -6,6 +6,7 @@ Every import counts, also one inside a function or under TYPE_CHECKING: a reader
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -150,3 +151,13 @@ def test_no_file_is_too_long() -> None:
 
 def test_every_room_is_there() -> None:
     assert {room for room in FLOOR if room != "tests"} <= MODULES.keys()
+
+
+LEASE_WRITERS = re.compile(r"\b_?(?:store|leases)\.(?:reserve|record|hand_out|set_owner|release|bind|forget|reap)\(")
+"""Calls that change a lease on disk."""
+
+
+def test_one_file_of_the_agent_writes_leases() -> None:
+    agent = {module: path for module, path in MODULES.items() if module.startswith("launcher.agent.")}
+    writers = {module for module, path in agent.items() if LEASE_WRITERS.search(path.read_text())}
+    assert writers == {"launcher.agent.network.holdings"}
