@@ -1,31 +1,119 @@
-"""The agent as a process: how it runs."""
+"""The agent as a process: the name that the engine has for it, a reload, a start that fails."""
 
 from __future__ import annotations
 
-import os
+import json
+import signal
+import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher.agent.client.connection import running
-from tests.support.until import until
-
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+CODE = """
+import os, sys
+from pathlib import Path
+if len(sys.argv) > 2:
+    os.dup2(int(sys.argv[2]), 3)
+    os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+from launcher.agent import main
+class Told(main.Agent):
+    def __init__(self, config, **more):
+        print("driver", more["driver"], file=sys.stderr, flush=True)
+        super().__init__(config, **more)
+main.Agent = Told
+main.run(Path(sys.argv[1]), None, None, None)
+"""
+LONG = 60.0
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may run ahead of others")
-def test_it_runs_ahead_of_what_else_the_host_does(tmp_path: Path) -> None:
-    file, path = tmp_path / "agent.toml", tmp_path / "agent.sock"
-    file.write_text(
-        f'[agent]\nsocket = "{path}"\nstate_dir = "{tmp_path}/state"\nfabric = "none"\ndocker = "unix://{tmp_path}/none"\n'
-    )
-    code = "from launcher.commands.arpipam import main; main()"
-    with subprocess.Popen([sys.executable, "-c", code, "agent", "--config", file], stderr=subprocess.PIPE) as agent:
-        until(lambda: running(path) or agent.poll() is not None, "the agent")
-        nice = os.getpriority(os.PRIO_PROCESS, agent.pid)
-        agent.terminate()
-        _, said = agent.communicate()
-    assert (nice, agent.returncode) == (-15, 0), said.decode()
+
+def written(tmp_path: Path, **more: str) -> Path:
+    said = {
+        "socket": str(tmp_path / "arpipam.sock"),
+        "state_dir": str(tmp_path / "state"),
+        "fabric": "none",
+        "docker": f"unix://{tmp_path}/no-engine",
+    } | more
+    file = tmp_path / "agent.toml"
+    file.write_text("\n".join(["[agent]", *(f"{key} = {json.dumps(value)}" for key, value in said.items())]) + "\n")
+    return file
+
+
+class Process:
+    """An agent, and what it wrote."""
+
+    def __init__(self, words: Sequence[str], descriptors: Sequence[int]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CODE, *words], pass_fds=descriptors, stderr=subprocess.PIPE, text=True
+        )
+        self.lines: list[str] = []
+
+    def until(self, text: str) -> str:
+        """Read on to the first line with the text."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"it ended without {text!r}: {self.lines}")
+
+
+@contextmanager
+def agent(file: Path, listener: socket.socket | None = None) -> Iterator[Process]:
+    descriptors = [] if listener is None else [listener.fileno()]
+    process = Process([str(file), *map(str, descriptors)], descriptors)
+    try:
+        yield process
+    finally:
+        process.process.send_signal(signal.SIGTERM)
+        process.process.communicate(timeout=LONG)
+
+
+def test_its_driver_has_the_name_of_its_socket(tmp_path: Path) -> None:
+    with agent(written(tmp_path)) as process:
+        assert process.until("driver") == "driver arpipam\n"
+        process.until("event=ready")
+
+
+def test_its_driver_has_the_name_of_the_socket_that_was_passed(tmp_path: Path) -> None:
+    """The engine knows it by that one, whatever its file says."""
+    path = tmp_path / "lan.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with agent(written(tmp_path), listener) as process:
+            assert process.until("driver") == "driver lan\n"
+            assert f"socket={path}" in process.until("event=ready")
+    assert not (tmp_path / "arpipam.sock").exists()
+
+
+@pytest.mark.parametrize("wrong", ["file", "fabric"])
+def test_a_wrong_file_at_a_reload_ends_nothing(tmp_path: Path, wrong: str) -> None:
+    with agent(written(tmp_path)) as process:
+        process.until("event=ready")
+        if wrong == "file":
+            (tmp_path / "agent.toml").write_text("[agent\n")
+        else:
+            (tmp_path / "fabric.toml").write_text("[fabric\n")
+            written(tmp_path, fabric=str(tmp_path / "fabric.toml"))
+        process.process.send_signal(signal.SIGHUP)
+        assert "line 1" in process.until("not reloaded")
+        written(tmp_path)
+        process.process.send_signal(signal.SIGHUP)
+        process.until("event=reloaded")
+        assert process.process.poll() is None
+    assert process.process.returncode == 0
+
+
+def test_a_start_that_fails_ends_in_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("not a folder")
+    with agent(written(tmp_path)) as process:
+        process.until("LeaseError")
+        assert process.process.wait(LONG) == 1
+    assert "join" not in "".join(process.lines)

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import ClientError
 
 from arpipam.errors import LeaseError
 from arpipam.leases.lease import QUARANTINE
 from launcher.agent.contract import Event
 from launcher.agent.server import server, stream
 from launcher.agent.server.server import Server
-from tests.support.agent_server import MAC, WISH, FakeAgent, calling, line, refusal, run, serving, stopped
+from tests.support.agent_server import (
+    ADDRESS,
+    MAC,
+    WISH,
+    FakeAgent,
+    calling,
+    docker,
+    line,
+    refusal,
+    run,
+    serving,
+    stopped,
+)
 from tests.support.until import until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    import pytest
 
 
 def test_views(tmp_path: Path) -> None:
@@ -31,6 +45,30 @@ def test_views(tmp_path: Path) -> None:
                 assert [lease["address"] for lease in await response.json()] == ["10.1.0.11"]
             async with client.get("/arpipam/stations") as response:
                 assert [station["mac"] for station in await response.json()] == [MAC]
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("x"), asyncio.CancelledError(), ConnectionResetError(), RecursionError()]
+)
+def test_a_request_that_fails_ends_no_other(tmp_path: Path, error: Any) -> None:
+    """Whatever it fails by, also one that is none of ours, as what it waited for was cancelled."""
+
+    async def test() -> None:
+        async with serving(tmp_path / "s") as (agent, client):
+            for _ in range(3):
+                agent.error = error
+                with suppress(ClientError):
+                    async with client.post("/IpamDriver.RequestAddress", json=ADDRESS) as response:
+                        assert response.status >= 500
+                with suppress(ClientError):
+                    async with client.get("/arpipam/leases") as response:
+                        assert response.status >= 500
+                agent.error = None
+                async with client.get("/arpipam/leases") as response:
+                    assert response.status == 200
+                assert (await docker(client, "IpamDriver.RequestAddress", ADDRESS))[0] == 200
 
     run(test())
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from arpipam.protocol import arp
+from launcher.engine.engine import Engine
 from launcher.lab.agents import AgentOn
 from tests.support import fabrics
 from tests.support.agents import Watching
@@ -72,6 +73,27 @@ def test_a_foreign_network_with_host_bits_hides_nothing(lab: Lab) -> None:
         agent.wait(lambda: not addresses & agent.leases().keys(), told=lambda: f"{agent.leases()}\n{log_of(agent)}")
         assert agent.client.status().failures == ()
         assert "internal error" not in log_of(agent)
+
+
+def test_health_checks_are_no_news_of_an_engine(lab: Lab) -> None:
+    """Before, each of them brought a full look at the engine. Asked with each kind of command that runs inside."""
+    host, _ = lone_host(lab)
+    assert host.engine is not None
+    host.docker("run", "-d", "--name", "web", "--network", "none", "busybox", "sleep", "1000")
+    engine = Engine(host.engine.env["DOCKER_HOST"])
+    try:
+        news = engine.changes()
+        for _ in range(3):
+            host.docker("exec", "web", "true")
+        host.docker("rename", "web", "web2")
+        first = next(news)
+        assert (first["Type"], first["Action"]) == ("container", "rename")
+        host.docker("rm", "-f", "web2")
+        actions = [next(news)["Action"] for _ in range(2)]
+        assert set(actions) <= {"die", "disconnect", "destroy"}
+        news.close()
+    finally:
+        engine.close()
 
 
 @pytest.mark.slow
