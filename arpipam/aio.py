@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from arpipam.claim import Claim
     from arpipam.leases.lease import LeaseStore
-    from arpipam.link.jobs import Job
+    from arpipam.link.task import Task
     from arpipam.options import SearchKeywords, SearchOptions
     from arpipam.results import Found, Probed, Station
 
@@ -85,7 +85,7 @@ class AsyncAllocator:
         """See `Allocator.claim`."""
         return await self._wait(self._allocator.start_claim(owner, address, mac))
 
-    async def _wait(self, job: Job[T]) -> T:
+    async def _wait(self, job: Task[T]) -> T:
         try:
             return await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:

@@ -11,24 +11,22 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from copy import copy
 from dataclasses import replace
-from ipaddress import IPv4Address
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from arpipam.claim import Claim
-from arpipam.errors import AddressInUseError, ArpipamError, InputError, UnknownError
+from arpipam.errors import AddressInUseError, InputError
 from arpipam.leases.lease import LeaseState
 from arpipam.leases.sqlite import SqliteLeaseStore
-from arpipam.link.loop import Driver
+from arpipam.leases.writer import LeaseWriter
+from arpipam.link.loop import Loop
 from arpipam.link.socket import Link
 from arpipam.options import LAST_WITH_CANARY, SearchOptions, numbers, parse_address
 from arpipam.protocol import arp
 from arpipam.protocol.acd import Acd
 from arpipam.protocol.first_free import FirstFree
-from arpipam.protocol.outcome import NO_WITNESS, Outcome, Verdict
 from arpipam.protocol.pool import Pool
 from arpipam.protocol.scan import Scan
 from arpipam.protocol.search import LinkMemory
@@ -36,16 +34,17 @@ from arpipam.protocol.timing import RATE
 from arpipam.protocol.verdicts import Verdicts
 from arpipam.protocol.witnesses import SearchWitnesses
 from arpipam.results import Found, Probed, Station
+from arpipam.tasks import ClaimPlace, ClaimTask, FindTask, GivenClaimTask, Place, ProbeTask, ScanTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from ipaddress import IPv4Network
+    from ipaddress import IPv4Address, IPv4Network
     from types import TracebackType
 
+    from arpipam.claim import Claim
     from arpipam.leases.lease import Lease, LeaseStore
-    from arpipam.link.jobs import Job
+    from arpipam.link.task import Task
     from arpipam.options import SearchKeywords, VariantKeywords
-    from arpipam.protocol.first_free import FreeAddress
     from arpipam.protocol.survey import Answer
 
 T = TypeVar("T")
@@ -92,10 +91,11 @@ class Allocator:
 
     def __enter__(self) -> Self:
         self._link = Link(self.interface, progress=self._progress)
+        self._writer = LeaseWriter()
         try:
             self._link_memory: LinkMemory | None = None
             self._apply()
-            self._driver = Driver(self._link, self._rate)
+            self._loop = Loop(self._link, self._rate)
         except BaseException:
             self._link.close()
             raise
@@ -104,8 +104,9 @@ class Allocator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._driver.close()
+        self._loop.close()
         self._link.close()
+        self._writer.close()
         if self._store is not None and self._own_store:
             self._store.close()
             self._store = None
@@ -140,9 +141,9 @@ class Allocator:
         return self._link
 
     @property
-    def driver(self) -> Driver:
-        """What runs it."""
-        return self._driver
+    def loop(self) -> Loop:
+        """What runs the searches and claims on it."""
+        return self._loop
 
     @property
     def leases(self) -> LeaseStore:
@@ -169,26 +170,23 @@ class Allocator:
         return self._wait(self.start_scan(on_station))
 
     def claim(self, owner: str, address: IPv4Address | str | None = None, mac: str | None = None) -> Claim:
-        """Claim the first free address of the pool, or the given one; on return it is announced, defended, on disk.
+        """Claim the first free address of the pool, or the given one.
+
+        On return its lease is on disk, it is answered for, and its announcements are under way.
 
         Raises AddressInUseError when the given one is used, being claimed or leased on this host, PoolExhaustedError
         when no address is free, UnknownError when the link could not be trusted.
         """
         return self._wait(self.start_claim(owner, address, mac))
 
-    # The same as jobs of the driver, for whoever waits in another way.
+    # The same as tasks of the loop, for callers that wait in another way. They may open the store and read from it.
 
-    def start_find(self, owner: str, mac: str | None) -> Job[Found]:
+    def start_find(self, owner: str, mac: str | None) -> Task[Found]:
         """Start what `find` waits for."""
         leased = self._leased(owner)
-        search = self._search(owner, mac, lambda address: address not in leased)
+        return self.loop.run(FindTask(self._place(), self._search(owner, mac, lambda address: address not in leased)))
 
-        def finish() -> Found:
-            return self._found(search)
-
-        return self._driver.run(search, finish)
-
-    def start_probe(self, addresses: Iterable[IPv4Address | str], mac: str | None) -> Job[list[Probed]]:
+    def start_probe(self, addresses: Iterable[IPv4Address | str], mac: str | None) -> Task[list[Probed]]:
         """Start what `probe` waits for."""
         wanted = [parse_address(address, "address") for address in addresses]
         subnet = self.pool.subnet
@@ -197,134 +195,73 @@ class Allocator:
                 raise InputError(f"address {address} is outside of {subnet}, the subnet on {self.interface}")
             if subnet.prefixlen <= LAST_WITH_CANARY and address in {subnet.network_address, subnet.broadcast_address}:
                 self.pool.check(address)  # nobody can have it: it is neither free nor in use
-        check = self._check([int(address) for address in wanted], mac)
-        leased = self._active()
+        verdicts = self._check([int(address) for address in wanted], mac)
+        return self.loop.run(ProbeTask(self._place(), verdicts, map(int, wanted), self._active()))
 
-        def finish() -> list[Probed]:
-            return [Probed.of(address, outcome(address)) for address in dict.fromkeys(map(int, wanted))]
-
-        def outcome(address: int) -> Outcome:
-            found = check.outcomes[address]
-            mine = self._driver.holding(address)
-            if mine is not None:
-                return Outcome(Verdict.IN_USE, arp.mac_bytes(mine.mac), reason="claimed by this process")
-            lease = leased.get(address)
-            held = lease is not None and lease.state is not LeaseState.QUARANTINED
-            if found.verdict is Verdict.FREE and lease is not None and held:  # its owner may be deaf to us, or stopped
-                reason = f"leased on this host to {lease.owner}"
-                return Outcome(Verdict.IN_USE, arp.mac_bytes(lease.mac), probes=found.probes, reason=reason)
-            return found
-
-        return self._driver.run(check, finish)
-
-    def start_scan(self, on_station: Callable[[Station], None] | None) -> Job[list[Station]]:
+    def start_scan(self, on_station: Callable[[Station], None] | None) -> Task[list[Station]]:
         """Start what `scan` waits for."""
 
         def heard(address: int, answer: Answer) -> None:
             if on_station is not None:
-                on_station(Station.of(address, answer))
+                self.loop.post(partial(on_station, Station.of(address, answer)))
 
         # The pool without what it keeps back: gateway and witnesses are stations too.
         everybody = Pool(self.pool.subnet, ranges=self.options.ranges, exclude=self.options.exclude)
         scan = Scan(everybody.candidates(rng=self._rng), self._terms, now=self._link.now(), on_station=heard)
+        return self.loop.run(ScanTask(self._place(), scan, alone=self._terms.alone, rate=self._rate))
 
-        def finish() -> list[Station]:
-            if scan.dropped:
-                raise UnknownError(
-                    f"{self.interface}: the kernel dropped {scan.dropped} frames, so stations may be missing; scan "
-                    f"with a lower rate than {self._rate:g}/s"
-                )
-            if not (scan.survey.answers or self._terms.alone):
-                raise UnknownError(f"{self.interface}, {self.pool.subnet}: {NO_WITNESS}")
-            if doubt := scan.doubt():
-                raise UnknownError(f"{self.interface}: {doubt}")
-            answers = scan.survey.answers
-            return [Station.of(address, answers[address]) for address in sorted(answers)]
-
-        return self._driver.run(scan, finish)
-
-    def start_claim(self, owner: str, address: IPv4Address | str | None, mac: str | None) -> Job[Claim]:
+    def start_claim(self, owner: str, address: IPv4Address | str | None, mac: str | None) -> Task[Claim]:
         """Start what `claim` waits for."""
         if address is not None:
             return self._claim_given(owner, parse_address(address, "address"), mac)
-        store = self.leases
-        held: dict[int, Lease] = {}
         mac = arp.mac_text(self._mac(mac))
+        return self.loop.run(ClaimTask(self._claim_place(), owner, mac, partial(self._search, owner, mac)))
 
-        def reserve(candidate: int) -> bool:
-            lease = store.reserve(self.interface, IPv4Address(candidate), self.pool.prefix, mac, owner)
-            if lease is not None:
-                held[candidate] = lease
-            return lease is not None
-
-        def unreserve(candidate: int) -> None:
-            store.forget(held.pop(candidate).id)
-
-        search = self._search(owner, mac, reserve, unreserve)
-
-        def finish() -> Claim:
-            acd = self._result(search).acd
-            return self._hold(acd, acd.claim, held.pop(acd.address), self._found(search))
-
-        def abandon() -> None:
-            for candidate in list(held):
-                unreserve(candidate)
-
-        return self._driver.run(search, finish, abandon, Claim.discard)
+    def cancel(self, task: Task[Any]) -> None:
+        """Stop a task; nobody waits for it any more."""
+        self.loop.cancel(task)
 
     def adopt(self, lease: Lease) -> Claim:
         """Defend a lease of this link whose process has ended, from this moment on."""
         witnesses = SearchWitnesses(self._terms.timing, bound=self._terms.miss_probability)
         mac = arp.mac_bytes(lease.mac)
         found = Found(lease.address, lease.prefix, lease.mac, 0.0, 0, 0, None)
+        place = self._claim_place()
 
         def adopt() -> Claim:
             now = self._link.now()
             local = self._terms.local_macs
             acd = Acd(int(lease.address), mac, witnesses, rng=self._rng, now=now, local_macs=local)
-            return self._hold(acd, acd.adopt, lease, found)
+            return place.hold(acd, acd.adopt, lease, found)
 
-        return self._driver.call(adopt).result()
+        return self.loop.call(adopt).result()
 
-    def _claim_given(self, owner: str, address: IPv4Address, mac: str | None) -> Job[Claim]:
+    def _claim_given(self, owner: str, address: IPv4Address, mac: str | None) -> Task[Claim]:
         self.pool.check(address)
-        store = self.leases
-        check = self._check([int(address)], mac)
-        mac = arp.mac_text(check.mac)
-        # An address that somebody asks for by name need not have rested.
-        lease = store.reserve(self.interface, address, self.pool.prefix, mac, owner, rested=False)
+        verdicts = self._check([int(address)], mac)
+        mac = arp.mac_text(verdicts.mac)
+        # An address that is asked for by name need not have rested.
+        lease = self.leases.reserve(self.interface, address, self.pool.prefix, mac, owner, rested=False)
         if lease is None:
             raise AddressInUseError(
                 f"{self.interface}: {address} is leased on this host already; see `arpipam leases`, or take another"
             )
-
-        def finish() -> Claim:
-            outcome = check.outcomes[int(address)]
-            if outcome.verdict is not Verdict.FREE:
-                raise self._error(address, outcome)
-            acd = check.acds[int(address)]
-            elapsed = self._link.now() - check.started
-            found = Found(address, self.pool.prefix, lease.mac, elapsed, 1, 0, outcome.miss_probability)
-            return self._hold(acd, acd.claim, lease, found)
-
-        return self._driver.run(check, finish, lambda: store.forget(lease.id), Claim.discard)
+        return self.loop.run(GivenClaimTask(self._claim_place(), verdicts, lease))
 
     # Parts of these.
 
-    def _hold(self, acd: Acd, take: Callable[[], None], lease: Lease, found: Found) -> Claim:
-        """Announce it, and since when it is ours; defend it from now on."""
-        acd.since = round(lease.created * 1_000_000)
-        acd.epoch = time.time() - self._driver.link.now()
-        take()
-        claim = Claim(acd, lease, found, driver=self._driver, store=self.leases, asker=self._terms.own_address)
-        self._driver.hold(acd.address, claim)
-        return claim
+    def _place(self) -> Place:
+        return Place(self.interface, str(self.pool.subnet), self.pool.prefix, self.loop, self._terms.own_address)
+
+    def _claim_place(self) -> ClaimPlace:
+        where = self._place()
+        return ClaimPlace(**vars(where), store=self.leases, writer=self._writer)
 
     def _search(
         self,
         owner: str,
         mac: str | None,
-        reserve: Callable[[int], bool],
+        reserve: Callable[[int], bool | None],
         unreserve: Callable[[int], None] = lambda _: None,
     ) -> FirstFree:
         prefer = []
@@ -374,43 +311,12 @@ class Allocator:
             return {}
         return {int(lease.address): lease for lease in self.leases.leases(self.interface)}
 
-    def _result(self, search: FirstFree) -> FreeAddress:
-        if search.found is None:
-            error = search.error or UnknownError("the search ended without a result")
-            raise type(error)(f"{self.interface}, {self.pool.subnet}: {error}")
-        return search.found
-
-    def _found(self, search: FirstFree) -> Found:
-        found = self._result(search)
-        return Found(
-            IPv4Address(found.acd.address),
-            self.pool.prefix,
-            arp.mac_text(search.mac),
-            found.elapsed,
-            found.probed,
-            found.in_use,
-            found.miss_probability,
-        )
-
-    def _error(self, address: IPv4Address, outcome: Outcome) -> ArpipamError:
-        where = f"{self.interface}: {address}"
-        by = "" if outcome.mac is None else f" by {arp.mac_text(outcome.mac)}"
-        if outcome.verdict is Verdict.UNKNOWN:
-            return UnknownError(f"{where}: {outcome.reason}")
-        if outcome.verdict is Verdict.CONTENDED:
-            return AddressInUseError(f"{where} is being claimed{by} at this moment; take another, or try again")
-        return AddressInUseError(f"{where} is in use{by or ' (' + outcome.reason + ')'}; take another")
-
-    def _wait(self, job: Job[T]) -> T:
+    def _wait(self, task: Task[T]) -> T:
         try:
-            return job.future.result()
+            return task.future.result()
         except BaseException:
-            self.cancel(job)
+            self.cancel(task)
             raise
-
-    def cancel(self, job: Job[Any]) -> None:
-        """Stop a job; nobody waits for it any more."""
-        self._driver.cancel(job)
 
 
 def may_exist(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from arpipam.leases.lease import QUARANTINE, LeaseState
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from arpipam.leases.lease import Lease, LeaseStore
-    from arpipam.link.loop import Driver
+    from arpipam.leases.writer import LeaseWriter
+    from arpipam.link.loop import Loop
     from arpipam.protocol.acd import Acd
     from arpipam.protocol.arp import ArpPacket
     from arpipam.protocol.outbox import Outbox
     from arpipam.protocol.policy import Policy
     from arpipam.results import Found
 
-_HELD = (AcdState.ANNOUNCING, AcdState.DEFENDING, AcdState.GUARDING)
+_ANSWERING = (AcdState.ANNOUNCING, AcdState.DEFENDING)
+_HELD = (*_ANSWERING, AcdState.GUARDING)
 
 _ASK_EVERY = 0.02
 _ASK_SELDOM = 1.0
@@ -69,18 +72,20 @@ class Conflict:
 
 
 class Claim:
-    """A claimed address, defended until `handed_over()` or `release()`.
+    """A claimed address, defended until `hand_over()` or `release()`.
 
-    As a context manager it is released at the end, unless it was bound or handed over.
+    As a context manager it is released at the end, unless it was bound or handed over. Listeners are called on the
+    loop's thread, in the order of events; what they raise is logged. They may call every method of the claim.
     """
 
-    def __init__(self, acd: Acd, lease: Lease, found: Found, *, driver: Driver, store: LeaseStore, asker: int) -> None:
+    def __init__(
+        self, acd: Acd, lease: Lease, found: Found, *, loop: Loop, store: LeaseStore, writer: LeaseWriter, asker: int
+    ) -> None:
         self.address: IPv4Address = lease.address
         self.prefix: int = lease.prefix
         self.mac: str = lease.mac
         self.found = found
         self.lease = lease
-        self.state = _STATES[acd.state]
         self.conflict: str | None = None
         """The MAC of the station that insists on the address."""
         self.failure: Exception | None = None
@@ -88,18 +93,25 @@ class Claim:
         self.answered = threading.Event()
         """Set once the owner itself has answered."""
         self._acd = acd
-        self._driver = driver
+        self._loop = loop
         self._store = store
-        self._question = (
-            arp.request(driver.link.mac, asker, acd.address) if asker else arp.probe(driver.link.mac, acd.address)
-        )
-        self._listeners: list[Callable[[ClaimState], None]] = []
-        self._conflict_listeners: list[Callable[[Conflict], None]] = []
-        self._absence_listeners: list[Callable[[str], None]] = []
+        self._writer = writer
+        mac = loop.link.mac
+        self._question = arp.request(mac, asker, acd.address) if asker else arp.probe(mac, acd.address)
+        self._end_state: ClaimState | None = None
+        self._told = _STATES[acd.state]
+        self._listeners: list[Callable[[ClaimState], object]] = []
+        self._conflict_listeners: list[Callable[[Conflict], object]] = []
+        self._absence_listeners: list[Callable[[str], object]] = []
         self._ask_at: float | None = None
         self._ask_gap = _ASK_EVERY
 
-    # What the driver calls, on its thread.
+    @property
+    def state(self) -> ClaimState:
+        """Where it stands at this moment."""
+        return self._end_state or _STATES[self._acd.state]
+
+    # What the loop calls, on its thread.
 
     @property
     def outbox(self) -> Outbox:
@@ -118,24 +130,24 @@ class Claim:
             packet.operation == arp.REPLY
             and packet.sender_mac == self._acd.mac
             and packet.sender_ip == self._acd.address
-            and packet.target_mac == self._driver.link.mac
+            and packet.target_mac == self._loop.link.mac
         ):
             # We never answer our own host, so this came from the owner.
             self.answered.set()
             if self._ask_at is not None:
                 self._ask_at = None
                 self._acd.hand_over()
-        if self._driver.late and packet.is_probe and packet.target_ip == self._acd.address:
+        if self._loop.late and packet.is_probe and packet.target_ip == self._acd.address:
             self._was_absent(packet)
         self._acd.receive(packet, now)
-        self._follow()
+        self._tell()
 
     def _was_absent(self, packet: ArpPacket) -> None:
         """A probe waited for us for so long that its sender may have taken our silence for an answer."""
-        if self._acd.state in (AcdState.ANNOUNCING, AcdState.DEFENDING) and packet.sender_mac != self._acd.mac:
+        if self._acd.state in _ANSWERING and packet.sender_mac != self._acd.mac:
             self._acd.announce()  # if it has claimed the address by now, this tells it which claim is older
             for listener in self._absence_listeners:
-                listener(arp.mac_text(packet.sender_mac))
+                self._loop.post(partial(listener, arp.mac_text(packet.sender_mac)))
 
     def advance(self, now: float) -> None:
         """Do what is due."""
@@ -144,36 +156,33 @@ class Claim:
             self._ask()
             self._ask_at = now + self._ask_gap
             self._ask_gap = min(1.25 * self._ask_gap, _ASK_SELDOM)
-        self._follow()
+        self._tell()
 
     def fail(self, error: Exception) -> None:
         """The link is gone."""
         self.failure = error
-        self._become(ClaimState.LINK_LOST)
+        self._finish(ClaimState.LINK_LOST)
 
     def discard(self) -> None:
-        """Release it: whoever claimed it does not want it any more, and has never seen it."""
+        """Release it: the caller that claimed it does not want it any more, and has never seen it."""
         self._end(ClaimState.RELEASED)
-        self._store.release(self.lease.id)
+        self._writer.post(self._store.release, self.lease.id)
 
-    def _follow(self) -> None:
-        self._driver.stir(self._acd.address)
+    def _tell(self) -> None:
+        """Tell the listeners what has happened."""
+        self._loop.stir(self._acd.address)
         for event in self._acd.events():
             if isinstance(event, events.Conflict):
                 conflict = Conflict(self.address, self.mac, arp.mac_text(event.mac), event.older)
-                for listener in self._conflict_listeners:
-                    listener(conflict)
+                for met in self._conflict_listeners:
+                    self._loop.post(partial(met, conflict))
             elif isinstance(event, events.Lost):
                 self.conflict = arp.mac_text(event.mac)
-        self._become(_STATES[self._acd.state])
-        if self._acd.state is AcdState.LOST:
-            self._driver.let_go(self._acd.address)
-
-    def _become(self, state: ClaimState) -> None:
-        if state is not self.state:
-            self.state = state
+                self._loop.let_go(self._acd.address)
+        if (state := self.state) is not self._told:
+            self._told = state
             for listener in self._listeners:
-                listener(state)
+                self._loop.post(partial(listener, state))
 
     # What its holder calls, on any thread.
 
@@ -182,30 +191,30 @@ class Claim:
         """A file descriptor to pass on to a child: the lease is held while either lives."""
         return self._store.holder_fd(self.lease.id)
 
-    def on_change(self, listener: Callable[[ClaimState], None]) -> None:
-        """Call `listener(state)` at each change, on the driver's thread."""
+    def on_change(self, listener: Callable[[ClaimState], object]) -> None:
+        """Call `listener(state)` at each change, on the loop's thread."""
         self._listeners.append(listener)
 
-    def on_conflict(self, listener: Callable[[Conflict], None]) -> None:
-        """Call `listener(conflict)` whenever another station uses the address, on the driver's thread."""
+    def on_conflict(self, listener: Callable[[Conflict], object]) -> None:
+        """Call `listener(conflict)` whenever another station uses the address, on the loop's thread."""
         self._conflict_listeners.append(listener)
 
-    def on_absence(self, listener: Callable[[str], None]) -> None:
-        """Call `listener(mac)` when a probe of that station was answered too late, on the driver's thread."""
+    def on_absence(self, listener: Callable[[str], object]) -> None:
+        """Call `listener(mac)` when a probe of that station was answered too late, on the loop's thread."""
         self._absence_listeners.append(listener)
 
     def announce(self) -> None:
-        """Announce again, say since the owner is up now."""
-        self._driver.call(self._announce).result()
+        """Announce again, for example since the owner is up now; return once it is under way."""
+        self._loop.call(self._announce).result()
 
     def announce_soon(self) -> None:
         """The same without waiting until it is under way."""
-        self._driver.call(self._announce)
+        self._loop.post(self._announce)
 
     def hand_out(self, lease: Lease, policy: Policy) -> None:
         """The address goes to an owner with the MAC of `lease`, which is on disk: announce it under that at once.
 
-        We answer for it until the owner does, see `await_owner`; later conflicts are met by `policy`.
+        We answer for it until the owner does, see `ask_owner`; later conflicts are met by `policy`.
         """
 
         def hand_out() -> None:
@@ -213,40 +222,40 @@ class Claim:
             self._acd.policy = policy
             self.answered.clear()
             self._ask_at = None
-            if self._acd.state is AcdState.GUARDING:  # whoever had it until now is gone
+            if self._acd.state is AcdState.GUARDING:  # the owner that had it until now is gone
                 self._acd.take_over()
             if arp.mac_bytes(lease.mac) != self._acd.mac:
                 self._acd.change_mac(arp.mac_bytes(lease.mac))
-            self._follow()
+            self._tell()
 
-        self._driver.call(hand_out)
+        self._loop.post(hand_out)
 
-    def follow(self, policy: Policy) -> None:
+    def set_policy(self, policy: Policy) -> None:
         """Meet conflicts by another policy from now on."""
         self._acd.policy = policy
 
-    def await_owner(self) -> None:
-        """Ask the owner until it answers for itself, and from then on only look out for others: `GUARDED`."""
+    def ask_owner(self) -> None:
+        """Ask the owner until it answers for itself, and from then on only watch for others: `GUARDED`."""
 
         def ask() -> None:
-            if self._ask_at is None and self._acd.state in (AcdState.ANNOUNCING, AcdState.DEFENDING):
+            if self._ask_at is None and self._acd.state in _ANSWERING:
                 self.answered.clear()
                 self._ask_gap = _ASK_EVERY
-                self._ask_at = self._driver.link.now()
-                self._driver.stir(self._acd.address)
+                self._ask_at = self._loop.link.now()
+                self._loop.stir(self._acd.address)
 
-        self._driver.call(ask)
+        self._loop.post(ask)
 
     def guard(self) -> None:
         """The owner is known to answer for itself (where that cannot be heard)."""
 
         def guard() -> None:
             self._ask_at = None
-            if self._acd.state in (AcdState.ANNOUNCING, AcdState.DEFENDING):
+            if self._acd.state in _ANSWERING:
                 self._acd.hand_over()
-            self._follow()
+            self._tell()
 
-        self._driver.call(guard)
+        self._loop.post(guard)
 
     def take_over(self) -> None:
         """The owner is gone, or about to: answer for the address again."""
@@ -255,52 +264,63 @@ class Claim:
             self._ask_at = None
             if self._acd.state is AcdState.GUARDING:
                 self._acd.take_over()
-            self._follow()
+            self._tell()
 
-        self._driver.call(take_over)
+        self._loop.post(take_over)
 
     def wait_handed_over(self, timeout: float) -> bool:
         """Ask the owner until it answers for itself, for at most `timeout` seconds; whether it did."""
-        until = self._driver.link.now() + timeout
+        until = self._loop.link.now() + timeout
         while not self.answered.is_set() and self.state in (ClaimState.ANNOUNCING, ClaimState.DEFENDING):
-            left = until - self._driver.link.now()
+            left = until - self._loop.link.now()
             if left <= 0:
                 break
-            self._driver.call(self._ask).result()
+            self._loop.call(self._ask).result()
             self.answered.wait(min(_ASK_EVERY, left))
         return self.answered.is_set()
 
     def bind(self, container: str) -> None:
-        """The address belongs to this container now; its lease outlives this process."""
+        """The address belongs to this container now; its lease outlives this process. On disk when this returns."""
         self.lease = self._store.bind(self.lease.id, container)
 
-    def handed_over(self) -> None:
+    def hand_over(self) -> None:
         """The owner answers for itself: stop defending. The lease stays."""
         self._stop(ClaimState.HANDED_OVER)
 
     def release(self, quarantine: float = QUARANTINE) -> None:
-        """Give the address back; nobody else gets it for `quarantine` seconds."""
-        if self.state is not ClaimState.RELEASED:
-            self._stop(ClaimState.RELEASED)
+        """End the claim; for `quarantine` seconds the address goes to its last owner only.
+
+        The lease has ended when this returns; in a listener, which must not wait for the disk, soon after.
+        """
+        if self.state is ClaimState.RELEASED:
+            return
+        self._stop(ClaimState.RELEASED)
+        if self._loop.is_here():
+            self._writer.post(self._store.release, self.lease.id, quarantine=quarantine)
+        else:
             self._store.release(self.lease.id, quarantine=quarantine)
 
     def _announce(self) -> None:
         if self._acd.state in _HELD:
             self._acd.announce()
-            self._follow()
+            self._tell()
 
     def _ask(self) -> None:
         self._acd.outbox.put(self._question)
-        self._driver.stir(self._acd.address)
+        self._loop.stir(self._acd.address)
 
     def _stop(self, state: ClaimState) -> None:
-        self._driver.call(lambda: self._end(state)).result()
+        self._loop.call(lambda: self._end(state)).result()
 
     def _end(self, state: ClaimState) -> None:
-        self._driver.let_go(self._acd.address)
+        self._loop.let_go(self._acd.address)
         if self._acd.state in _HELD:
             self._acd.release()
-        self._become(state)
+        self._finish(state)
+
+    def _finish(self, state: ClaimState) -> None:
+        self._end_state = state
+        self._tell()
 
     def __enter__(self) -> Self:
         return self

@@ -40,10 +40,7 @@ BETWEEN_ROOMS = {
 }
 """The exceptions on one floor: the link reads packets, and asks the predicate which of them anybody wants."""
 
-KNOWN: set[tuple[str, str]] = {
-    ("arpipam.link.jobs", "arpipam.protocol.survey"),
-    ("arpipam.link.loop", "arpipam.protocol.survey"),
-}
+KNOWN: set[tuple[str, str]] = set()
 """Imports that still run the wrong way or close a circle. One that no longer does has to leave this list."""
 
 KNOWN_LONG = {

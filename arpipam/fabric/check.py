@@ -17,8 +17,9 @@ from arpipam.fabric.last_seen import LastSeen
 from arpipam.fabric.planner import UNDERLAY_BRIDGE, plan
 from arpipam.fabric.steps import OVS, Step
 from arpipam.fabric.survey_task import Look
-from arpipam.link.loop import Driver
+from arpipam.link.loop import Loop
 from arpipam.link.socket import Link
+from arpipam.link.task import Run
 from arpipam.protocol import arp
 from arpipam.protocol.timing import RATE
 
@@ -296,11 +297,11 @@ def _look(site: Site, link: Link, peers: list[DeclaredHost]) -> Look:
         int(subnet.network_address),
         rng=random.Random(),
     )
-    driver = Driver(link, RATE)
+    loop = Loop(link, RATE)
     try:
-        return driver.run(look, lambda: look).future.result()
+        return loop.run(Run(look)).future.result()
     finally:
-        driver.close()
+        loop.close()
 
 
 def _doubles(look: Look) -> Iterator[Finding]:

@@ -2,35 +2,39 @@
 
 Searches come and go; claims stay and are defended until they are let go. Everything that touches them happens on this
 thread, so that between "free" and "claimed" there is no moment in which a frame is not looked at.
+
+One fault, one casualty: a task that raises ends with what it raised, a callback that raises is logged; the loop goes
+on. Only an error of the link itself ends it.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import select
 import sys
 import threading
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from arpipam.errors import ArpipamError, LinkError
-from arpipam.link.jobs import Job
+from arpipam.link.audience import Audience
+from arpipam.link.calls import Calls
+from arpipam.link.pace import Pace
 from arpipam.link.socket import MOST_AT_ONCE
 from arpipam.protocol import arp
-from arpipam.protocol.interest import Interest, Routes, union
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from arpipam.link.jobs import Holding, Task
-    from arpipam.link.socket import Link
+    from arpipam.link.task import Frames, Kept, LoopLink, Task
     from arpipam.protocol.arp import ArpPacket
-    from arpipam.protocol.outbox import Outbox
-    from arpipam.protocol.survey import Survey
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _BATCH = 4096
 """Frames that are read at one go."""
@@ -40,22 +44,21 @@ _RETRY = 0.001
 """Seconds to wait when the kernel had no room for a frame."""
 _COALESCE = 0.001
 """Seconds between two turns, where there is that much to read."""
-_BURST = 0.01
-"""Frames of so many seconds may leave at once."""
 _TURN = 1024
-"""Frames of one outbox that leave before we read again: answers that lie would look late."""
+"""Frames of one task that leave before we read again: answers that lie would look late."""
 _WATCH = 0.05
 """Seconds to sleep at most while claims have to be answered for, so that it is noticed when ..."""
 _ABSENCE = 0.1
 """... this thread has had no processor for so long: as long as the shortest listening (timing.py, ADAPTIVE)."""
-_PIPE = 65536
-"""Bytes that a pipe holds (pipe(7))."""
 
 
-class Driver:
-    """One link, one thread, any number of tasks and claims. `rate` bounds the frames of all tasks, per second."""
+class Loop:
+    """One link, one thread, any number of tasks and claims. `rate` bounds the frames of all tasks, per second.
 
-    def __init__(self, link: Link, rate: float) -> None:
+    Without a thread (`threaded=False`) its owner calls `turn`, for example over a link whose clock is virtual.
+    """
+
+    def __init__(self, link: LoopLink, rate: float, *, threaded: bool = True, calls: Calls | None = None) -> None:
         self.link = link
         self.refused: Counter[arp.Refusal] = Counter()
         """Frames that were no ARP packet for us, by reason; the kernel may have dropped others unseen."""
@@ -63,92 +66,94 @@ class Driver:
         """What is being read may have waited for longer than anybody listens for our answer."""
         self.dropped = 0
         """Frames that the kernel dropped before we could read them."""
-        self._rate = rate
-        self._tokens = 1.0
-        self._filled = link.now()
-        self._jobs: list[Job[Any]] = []
-        self._holdings: dict[int, Holding] = {}
-        self._stirred: dict[int, Holding] = {}
+        self.ended: Future[object] = Future()
+        """Done when it has ended, with the reason, for example that the link is gone."""
+        self.ended.set_running_or_notify_cancel()  # to stop waiting for it cancels nothing
+        self._pace: Pace[Task[Any]] = Pace(rate, link.now())
+        self._tasks: list[Task[Any]] = []
+        self._kept: dict[int, Kept] = {}
+        self._stirred: dict[int, Kept] = {}
         """Those that may have something to do; of thousands that are only watched over, few have at any moment."""
         self._watchers: list[Callable[[ArpPacket, float], None]] = []
-        self._calls: deque[Callable[[], None]] = deque()
-        self._interest: Interest | None = None
-        self._wanted: list[tuple[Interest | None, Job[Any]]] | None = None
-        self._routes: Routes[Job[Any]] = Routes()
-        self._holding_changed = False
+        self._calls = calls or Calls()
+        self._audience = Audience(link)
         self._behind_since: float | None = None
-        self.ended: Future[object] = Future()
-        """Done when it has ended, with the reason: the link is gone, say."""
-        self.ended.set_running_or_notify_cancel()  # whoever waits no longer cancels nothing
         self._error: Exception | None = None
         self._closing = False
-        self._closed = False
         self._caught_up: list[Future[None]] = []
-        self._calling = threading.Lock()
         self._turned = 0.0
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._thread = threading.Thread(target=self._main, name=f"arpipam {link.interface}", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if threaded:
+            self._thread = threading.Thread(target=self._main, name=f"arpipam {link.interface}", daemon=True)
+            self._thread.start()
 
     def close(self) -> None:
-        """Stop; what is still running is abandoned, what is held is no longer defended."""
+        """Stop; what is still running is abandoned, what is kept is no longer defended."""
         self._closing = True
-        self._wake()
-        self._thread.join()
-        with self._calling:
-            self._closed = True
-        self._run_calls()  # those that came too late for the thread
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._calls.wake()
+        if self._thread is None:
+            self._end(LinkError(f"{self.link.interface}: closed"))
+        else:
+            self._thread.join()
+        self._calls.shut()
+
+    # What is called from any thread.
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function on the driver's thread; LinkError once the driver is closed."""
+        """Run a function on the loop's thread, at once where this is that thread; LinkError once the loop is closed.
+
+        The future carries what the function raises: read it, or use `post`.
+        """
         future: Future[T] = Future()
 
         def run() -> None:
             try:
                 future.set_result(function())
-            except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is
+            except BaseException as error:  # noqa: BLE001 - it belongs to the caller
                 future.set_exception(error)
 
-        self._submit(run)
+        if self.is_here():
+            run()
+        else:
+            self._submit(run)
         return future
 
-    def run(
-        self,
-        task: Task,
-        finish: Callable[[], T],
-        abandon: Callable[[], None] = lambda: None,
-        discard: Callable[[T], None] = lambda _: None,
-    ) -> Job[T]:
-        """Run a task to its end; `finish` gives the result, on this thread and before any other frame is looked at.
+    def post(self, function: Callable[[], object]) -> None:
+        """Run a function on the loop's thread, after what is under way; nobody waits for it, what it raises is logged.
 
-        Without a result, `abandon` is called; `discard(result)` when it was cancelled too late for that.
+        Raises LinkError once the loop is closed.
         """
-        job = Job(task, finish, abandon, discard)
+        self._submit(partial(self._guarded, function))
+
+    def is_here(self) -> bool:
+        """Whether this is the loop's thread."""
+        return self._thread is None or threading.current_thread() is self._thread
+
+    def run(self, task: Task[T]) -> Task[T]:
+        """Run a task to its end; its future has the result."""
 
         def start() -> None:
             if self._error is not None:
-                self._end(job, self._error)
+                self._abandon(task, self._error)
             else:
-                self._jobs.append(job)
+                self._tasks.append(task)
 
         self._submit(start)
-        return job
+        return task
 
-    def cancel(self, job: Job[Any]) -> None:
+    def cancel(self, task: Task[Any]) -> None:
         """Nobody waits for that result any more, even where it has come already."""
-        job.unwanted = True
+        task.unwanted = True
 
         def drop() -> None:
-            if job.future.done() and job.future.exception() is None:
-                job.discard(job.future.result())
+            if task.future.done() and task.future.exception() is None:
+                task.discard(task.future.result())
 
-        with suppress(LinkError):  # closed: all jobs have ended
-            self.call(drop)
+        with suppress(LinkError):  # closed: all tasks have ended
+            self.post(drop)
 
     def catch_up(self) -> Future[None]:
-        """Done when all that has arrived by now has been seen by whom it concerns."""
+        """Done when all that has arrived by now has been seen by those whom it concerns."""
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()
 
@@ -162,103 +167,90 @@ class Driver:
         return future
 
     def watch(self, watcher: Callable[[ArpPacket, float], None]) -> None:
-        """Call `watcher(packet, now)` for every ARP packet on the link from now on, on the driver's thread."""
+        """Call `watcher(packet, now)` for every ARP packet on the link from now on, on the loop's thread."""
 
         def add() -> None:
             self._watchers.append(watcher)
-            self._wanted = None
+            self._audience.changed()
             self._focus()
 
         self.call(add).result()
 
-    def hold(self, address: int, holding: Holding) -> None:
-        """Keep a claim from now on. On the driver's thread only."""
-        self._holdings[address] = self._stirred[address] = holding
-        self._holding_changed = True
+    # What is called on the loop's thread only.
+
+    def keep(self, address: int, kept: Kept) -> None:
+        """Keep a claim from now on."""
+        self._kept[address] = self._stirred[address] = kept
+        self._audience.changed()
 
     def let_go(self, address: int) -> None:
-        """Stop keeping it. On the driver's thread only."""
-        self._holdings.pop(address, None)
+        """Stop keeping it."""
+        self._kept.pop(address, None)
         self._stirred.pop(address, None)
-        self._holding_changed = True
+        self._audience.changed()
 
     def stir(self, address: int) -> None:
-        """What is kept for the address has been changed from outside. On the driver's thread only."""
-        if (holding := self._holdings.get(address)) is not None:
-            self._stirred[address] = holding
+        """What is kept for the address has been changed from outside."""
+        if (kept := self._kept.get(address)) is not None:
+            self._stirred[address] = kept
 
-    def holding(self, address: int) -> Holding | None:
-        """What is kept for an address: the link does not hear its own answers. On the driver's thread only."""
-        return self._holdings.get(address)
+    def kept(self, address: int) -> Kept | None:
+        """What is kept for an address: the link does not hear its own answers."""
+        return self._kept.get(address)
 
-    def _submit(self, function: Callable[[], None]) -> None:
-        with self._calling:
-            if self._closed:
-                raise LinkError(f"{self.link.interface}: closed")
-            self._calls.append(function)
-            self._wake()
+    def turn(self) -> None:
+        """Read, think, write, sleep."""
+        self._calls.run()
+        if self._closing:  # the byte that says so may just have been read with the others
+            return
+        now = self.link.now()
+        self.late = now - self._turned > _ABSENCE and bool(self._kept)
+        emptied = self._read(now)
+        self._think(now, emptied=emptied)
+        self._focus()
+        jammed = not self._write(now)
+        self._sleep(now, emptied=emptied, jammed=jammed)
 
-    def _wake(self) -> None:
-        with suppress(BlockingIOError):  # as awake as it gets
-            os.write(self._wake_write, b"!")
+    # The thread.
 
     def _main(self) -> None:
         reason: ArpipamError = LinkError(f"{self.link.interface}: closed")
         try:
             while not self._closing:
-                self._turn()
+                self.turn()
         except ArpipamError as error:
             reason = error
-        except Exception as error:  # noqa: BLE001 - whoever waits for a result has to hear of it
+        except Exception as error:  # noqa: BLE001 - logged, and nothing else fails with it
+            _log.exception("%s: internal error", self.link.interface)
             reason = LinkError(f"{self.link.interface}: internal error, please report it: {error!r}")
+        self._end(reason)
+        poll = select.poll()  # not select(2), which fails from descriptor 1,024 on
+        poll.register(self._calls.wake_fd, select.POLLIN)
+        while not self._closing:  # claims can still be released
+            poll.poll()
+            self._calls.run()
+
+    def _end(self, reason: Exception) -> None:
         self._error = reason
-        for holding in list(self._holdings.values()):
-            holding.fail(reason)
-        for job in self._jobs:
-            self._end(job, reason)
-        self._jobs.clear()
+        for kept in list(self._kept.values()):
+            self._guarded(partial(kept.fail, reason))
+        for task in self._tasks:
+            self._abandon(task, reason)
+        self._tasks.clear()
         for future in self._caught_up:
             future.set_exception(reason)
         self._caught_up.clear()
-        self._run_calls()
+        self._calls.run()
         self.ended.set_result(reason)
-        while not self._closing:  # claims can still be released
-            select.select([self._wake_read], [], [])
-            self._run_calls()
 
-    def _turn(self) -> None:
-        """Read, think, write, sleep."""
-        self._run_calls()
-        if self._closing:  # the byte that says so may just have been read with the others
-            return
-        now = self.link.now()
-        self.late = now - self._turned > _ABSENCE and bool(self._holdings)
-        emptied = self._read(now)
-        for holding in list(self._stirred.values()):
-            holding.advance(now)
-        if emptied:
-            self._advance(now)
-        self._focus()
-        jammed = not self._write(now)
-        sleep = self._sleep(jammed) if emptied else 0.0
-        if emptied and (sleep is None or sleep > _COALESCE) and now - self._turned < _COALESCE:
-            self.link.rest(_COALESCE)  # frames come thick and fast: many at one go cost less than each by itself
-        self._turned = now
-        self.link.wait(sleep, self._wake_read)
+    def _guarded(self, function: Callable[[], object]) -> None:
+        """Call what is not ours: what it raises is its own affair."""
+        try:
+            function()
+        except Exception:  # noqa: BLE001 - logged, and nothing else fails with it
+            _log.exception("%s: a callback raised", self.link.interface)
 
-    def _advance(self, now: float) -> None:
-        """All that arrived before `now` has been seen: tell whoever waits for that, and let the tasks go on."""
-        for future in self._caught_up:
-            future.set_result(None)
-        self._caught_up.clear()
-        for job in list(self._jobs):
-            if job.unwanted or job.task.done:
-                self._finish(job)
-                continue
-            if (deadline := job.task.deadline) is not None and deadline <= now:
-                job.task.advance(now)
-            if job.task.done:
-                self._finish(job)
+    # Read.
 
     def _read(self, now: float) -> bool:
         """Take in what has arrived; whether the socket ran empty, so that everything before `now` has been seen."""
@@ -286,63 +278,118 @@ class Driver:
     def _dispatch(self, packet: ArpPacket, at: float) -> None:
         """Show a packet to everybody whom it may concern."""
         for watcher in self._watchers:
-            watcher(packet, at)
-        if self._holdings:
-            # both: who asks for one claimed address may be using another one
-            if (holding := self._holdings.get(packet.target_ip)) is not None:
-                self._stirred[packet.target_ip] = holding
-                holding.receive(packet, at)
-            if (user := self._holdings.get(packet.sender_ip)) is not None and user is not holding:
+            self._guarded(partial(watcher, packet, at))
+        if self._kept:
+            # both: a station that asks for one claimed address may be using another one
+            if (kept := self._kept.get(packet.target_ip)) is not None:
+                self._stirred[packet.target_ip] = kept
+                self._guarded(partial(kept.receive, packet, at))
+            if (user := self._kept.get(packet.sender_ip)) is not None and user is not kept:
                 self._stirred[packet.sender_ip] = user
-                user.receive(packet, at)
-        for job in self._routes.receivers(packet):
-            job.task.receive(packet, at)
-
-    def _focus(self) -> None:
-        """Tell the kernel what is of interest, and note to whom, before any frame leaves whose answer is."""
-        wanted = [(job.task.interest, job) for job in self._jobs]
-        if wanted == self._wanted and not self._holding_changed:  # as at most turns
-            return
-        self._wanted, self._holding_changed = wanted, False
-        self._routes = Routes(wanted)
-        interest = None if self._watchers else union(interest for interest, _ in wanted)
-        if interest is not None and self._holdings:
-            held = Interest(frozenset(self._holdings), frozenset((self.link.mac,)))
-            interest = union((interest, held))
-        if interest != self._interest:
-            self._interest = interest
-            self.link.focus(interest)
+                self._guarded(partial(user.receive, packet, at))
+        for task in self._audience.tasks_for(packet):
+            if not task.future.done():
+                self._attempt(task, partial(task.machine.receive, packet, at))
 
     def _overflow(self, dropped: int, now: float) -> None:
         self.dropped += dropped
-        for job in self._jobs:
-            job.task.overflow(dropped, now)
+        for task in list(self._tasks):
+            self._attempt(task, partial(task.machine.overflow, dropped, now))
+
+    # Think.
+
+    def _think(self, now: float, *, emptied: bool) -> None:
+        """Let claims go on; and tasks too, where all that arrived before `now` has been seen."""
+        for kept in list(self._stirred.values()):
+            self._guarded(partial(kept.advance, now))
+        if not emptied:
+            return
+        for future in self._caught_up:
+            future.set_result(None)
+        self._caught_up.clear()
+        for task in list(self._tasks):
+            machine = task.machine
+            if not (task.unwanted or machine.done) and (due := machine.deadline) is not None and due <= now:
+                self._attempt(task, partial(machine.advance, now))
+            if task.unwanted or machine.done:
+                self._finish(task)
+
+    def _attempt(self, task: Task[Any], step: Callable[[], T]) -> T | None:
+        """Let a task's machine do something; what it raises ends this task, and no other."""
+        try:
+            return step()
+        except LinkError:  # of the link itself
+            raise
+        except Exception as error:  # noqa: BLE001 - logged, and nothing else fails with it
+            _log.exception("%s: internal error in a search", self.link.interface)
+            self._drop(task)
+            self._abandon(task, error)
+            return None
+
+    def _finish(self, task: Task[Any]) -> None:
+        if task not in self._tasks:  # it has just failed
+            return
+        self._drop(task)
+        if task.unwanted:
+            self._abandon(task, LinkError("cancelled"))
+            return
+        try:
+            result = task.finish()
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller that waits for the result
+            self._abandon(task, error)
+        else:
+            task.future.set_result(result)
+
+    def _drop(self, task: Task[Any]) -> None:
+        with suppress(ValueError):
+            self._tasks.remove(task)
+
+    def _abandon(self, task: Task[Any], error: BaseException) -> None:
+        if task.future.done():
+            return
+        self._guarded(task.abandon)
+        task.future.set_exception(error)
+
+    def _focus(self) -> None:
+        self._audience.focus(self._tasks, self._kept, everything=bool(self._watchers))
+
+    # Write.
 
     def _write(self, now: float) -> bool:
         """Send what may leave now; False when the kernel had no room."""
-        self._tokens = min(self._tokens + (now - self._filled) * self._rate, max(1.0, self._rate * _BURST))
-        self._filled = now
-        for address, holding in list(self._stirred.items()):  # no answer is held back by the pace of a search
-            self._flush(holding.outbox, sys.maxsize)
-            if holding.outbox:
+        for address, kept in list(self._stirred.items()):  # no answer is held back by the pace of a search
+            try:
+                self._flush(kept.outbox, sys.maxsize)
+            except LinkError:
+                raise
+            except Exception:  # noqa: BLE001 - logged, and nothing else fails with it
+                _log.exception("%s: internal error in a claim", self.link.interface)
+            if len(kept.outbox):
                 return False
-            holding.advance(now)  # what has just left may be a step forward
-            if holding.deadline is None and not holding.outbox:
+            self._guarded(partial(kept.advance, now))  # what has just left may be a step forward
+            if kept.deadline is None and not len(kept.outbox):
                 self._stirred.pop(address, None)
+        self._pace.fill(now)
         if self._behind_since is not None:  # more questions would only let their answers lie for longer
             return True
-        for job in self._jobs:
-            for outbox in job.task.outboxes():
-                allowed = min(int(self._tokens), _TURN)
-                if not allowed:
-                    return True
-                count = self._flush(outbox, allowed)
-                self._tokens -= count
-                if count < allowed and len(outbox):
-                    return False
-        return True
+        return self._pace.share(((task.priority, task) for task in self._tasks), self._send)
 
-    def _flush(self, outbox: Outbox | Survey, most: int) -> int:
+    def _send(self, task: Task[Any], most: int) -> int | None:
+        """Send frames of a task, `most` at most; how many left; None: the kernel has no room."""
+
+        def send() -> int | None:
+            count = 0
+            for outbox in task.machine.outboxes():
+                count += self._flush(outbox, min(most, _TURN) - count)
+                if count >= min(most, _TURN):
+                    break
+                if len(outbox):
+                    return None
+            return count
+
+        return self._attempt(task, send) if task in self._tasks else 0
+
+    def _flush(self, outbox: Frames, most: int) -> int:
         """Send frames of an outbox, `most` at most; how many left: fewer if it is empty or the kernel has no room."""
         count = 0
         while count < most and (frames := outbox.peek(min(most - count, MOST_AT_ONCE))):
@@ -353,44 +400,30 @@ class Driver:
                 break
         return count
 
-    def _sleep(self, jammed: bool) -> float | None:  # noqa: FBT001 - a fact about the turn, not a switch
+    # Sleep.
+
+    def _sleep(self, now: float, *, emptied: bool, jammed: bool) -> None:
+        """Wait until something is due or arrives."""
+        sleep = self._pause(jammed=jammed) if emptied else 0.0
+        if emptied and (sleep is None or sleep > _COALESCE) and now - self._turned < _COALESCE:
+            self.link.rest(_COALESCE)  # frames come thick and fast: many at one go cost less than each by itself
+        self._turned = now
+        self.link.wait(sleep, self._calls.wake_fd)
+
+    def _pause(self, *, jammed: bool) -> float | None:
         """Seconds until something is due; None: for ever."""
         if jammed:
             return _RETRY
         now = self.link.now()
-        due = [holding.deadline for holding in self._stirred.values()]
-        due += [job.task.deadline for job in self._jobs]
-        if any(len(outbox) for job in self._jobs for outbox in job.task.outboxes()):
-            due.append(now + max(0.0, 1 - self._tokens) / self._rate)
-        if self._holdings:
+        due = [kept.deadline for kept in self._stirred.values()]
+        due += [task.machine.deadline for task in self._tasks]
+        if any(len(outbox) for task in self._tasks for outbox in task.machine.outboxes()):
+            due.append(self._pace.next_frame(now))
+        if self._kept:
             due.append(now + _WATCH)
         times = [at for at in due if at is not None]
         return max(0.0, min(times) - now) if times else None
 
-    def _finish(self, job: Job[Any]) -> None:
-        self._jobs.remove(job)
-        if job.unwanted:
-            self._end(job, LinkError("cancelled"))
-            return
-        try:
-            result = job.finish()
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the result
-            self._end(job, error)
-        else:
-            job.future.set_result(result)
-
-    def _end(self, job: Job[Any], error: BaseException) -> None:
-        try:
-            job.abandon()
-        finally:
-            job.future.set_exception(error)
-
-    def _run_calls(self) -> None:
-        while self._calls:
-            with self._calling:  # calls and the bytes that announce them, together: a byte left behind wakes for ever
-                calls = list(self._calls)
-                self._calls.clear()
-                with suppress(BlockingIOError):
-                    os.read(self._wake_read, _PIPE)
-            for call in calls:
-                call()
+    def _submit(self, function: Callable[[], None]) -> None:
+        if not self._calls.put(function):
+            raise LinkError(f"{self.link.interface}: closed")

@@ -1,4 +1,4 @@
-"""The link: the only file with a packet socket and a clock."""
+"""The link: the packet socket that arpipam sends and receives on, and the clock of everything that runs over it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from arpipam.errors import LinkError
-from arpipam.link import netlink
+from arpipam.link import bpf, netlink
 from arpipam.link.mmsg import Messages
 
 if TYPE_CHECKING:
@@ -44,20 +44,6 @@ _SETTLE = 2.0
 """Seconds that a link which has just been joined or switched on gets to have a carrier."""
 _PATIENCE = 0.3
 """Seconds that an engine gets to finish plugging in a container."""
-
-# ldh [12]; jne #0x806, drop; ldb vlan_avail; jeq #0, on; ldh vlan_tci; jset #0xfff, drop; on: what the interest says
-_SKF_AD_OFF, _SKF_AD_VLAN_TAG, _SKF_AD_VLAN_TAG_PRESENT = 0xFFFFF000, 44, 48
-_ARP_UNTAGGED = (
-    (0x28, 0, 0, 12),
-    (0x15, 1, 0, 0x0806),
-    (0x06, 0, 0, 0),
-    (0x30, 0, 0, _SKF_AD_OFF + _SKF_AD_VLAN_TAG_PRESENT),
-    (0x15, 3, 0, 0),
-    (0x28, 0, 0, _SKF_AD_OFF + _SKF_AD_VLAN_TAG),
-    (0x45, 0, 1, 0x0FFF),
-    (0x06, 0, 0, 0),
-)
-"""ARP of no VLAN: without a tag, or with one that only gives a priority (VLAN 0), which hosts take for untagged."""
 
 
 class Link:
@@ -266,6 +252,6 @@ class Link:
 
 def _attach(sock: socket.socket, interest: Interest | None) -> None:
     """Set or exchange the socket's classic BPF filter (socket(7), SO_ATTACH_FILTER)."""
-    program = _ARP_UNTAGGED + (((0x06, 0, 0, _SNAP),) if interest is None else interest.program(_SNAP))
+    program = bpf.filter_of(interest, _SNAP)
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))

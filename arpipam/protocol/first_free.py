@@ -48,7 +48,8 @@ class FirstFree(Search):
     """Looks for the first free one of `candidates`.
 
     `reserve(address)` is asked before an address is probed, and says whether it may be (another process of this host
-    may hold it); `unreserve(address)` when it turned out not to be free.
+    may hold it); None: the answer comes later, by `answer`. `unreserve(address)` is told when it turned out not to be
+    free.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class FirstFree(Search):
         rng: random.Random,
         now: float,
         possible_witnesses: Iterable[int] = (),
-        reserve: Callable[[int], bool] = lambda _: True,
+        reserve: Callable[[int], bool | None] = lambda _: True,
         unreserve: Callable[[int], None] = lambda _: None,
         memory: LinkMemory | None = None,
     ) -> None:
@@ -73,6 +74,8 @@ class FirstFree(Search):
         self._offered: dict[int, None] = {}
         self._local = 0
         self._reserved: set[int] = set()
+        self._asked: int | None = None
+        """The address that `reserve` has not answered for yet."""
         self._rivals: dict[int, float] = {}
         self._window = WINDOW if parameters.own_address else SMALL_WINDOW
         self._contended: list[int] = []
@@ -87,6 +90,25 @@ class FirstFree(Search):
         one = parameters.longest_probing + timing.announce_wait
         self._give_up = now + (timing.max_conflicts + 1) * one + timing.rate_limit_interval + confirmation
         self._extend(now)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `advance` wants to be called; None: when the frames have left, or `reserve` has been answered."""
+        return None if self._asked is not None else super().deadline
+
+    def answer(self, *, granted: bool, now: float) -> None:
+        """Say whether the address that `reserve` was asked for may be probed."""
+        address, self._asked = self._asked, None
+        assert address is not None  # noqa: S101 - the caller's fault
+        if granted and self.canary.mac is None and self.survey.silent.get(address) and address not in self._rivals:
+            self._last_try = now
+            self._try([address], now)
+            return
+        if granted:  # meanwhile it turned out not to be free
+            self._unreserve(address)
+        else:
+            self._reserved.add(address)
+        self._choose(now)
 
     def receive(self, packet: ArpPacket, now: float) -> None:
         """Take in a packet from the link."""
@@ -137,7 +159,7 @@ class FirstFree(Search):
         elif (address := self._pick(silent)) is not None:
             self._last_try = now
             self._try([address], now)
-        elif not self._extend(now):
+        elif self._asked is None and not self._extend(now):
             self._end_of_pool(now)
 
     def _try_at(self, now: float) -> float:
@@ -161,9 +183,13 @@ class FirstFree(Search):
         return silent
 
     def _pick(self, silent: list[int]) -> int | None:
-        """The first of the candidates that can be reserved; None when there is none."""
+        """The first of the candidates that can be reserved; None when there is none, or while one is being reserved."""
         for address in silent:
-            if self._reserve(address):
+            granted = self._reserve(address)
+            if granted is None:
+                self._asked = address
+                return None
+            if granted:
                 return address
             self._reserved.add(address)
         return None

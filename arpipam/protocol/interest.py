@@ -21,13 +21,6 @@ T = TypeVar("T")
 MOST_ADDRESSES = 128
 """A filter that names more takes more memory than the kernel allows by default (net.core.optmem_max)."""
 
-# Classic BPF (linux/bpf_common.h): load a word or half-word, jump, return; and offsets in an Ethernet frame with ARP.
-_LOAD_WORD, _LOAD_HALF, _EQUAL, _AT_LEAST, _ABOVE, _RETURN = 0x20, 0x28, 0x15, 0x35, 0x25, 0x06
-_LOAD_TO_X, _EQUAL_X = 0x07, 0x1D  # tax; jeq x
-_SENDER_IP, _TARGET_MAC, _TARGET_IP = 28, 32, 38
-
-Step = tuple[int, int, int, int]
-
 
 class Interest(NamedTuple):
     """What somebody has a use for."""
@@ -42,7 +35,7 @@ class Interest(NamedTuple):
     """Packets from these, if not for them."""
 
     def wants(self, packet: ArpPacket) -> bool:
-        """Whether the packet is of use. The filter made of `program` decides in the same way."""
+        """Whether the packet is of use. The filter made of it (link/bpf.py) decides in the same way."""
         sender, target = packet.sender_ip, packet.target_ip
         if sender in self.addresses or target in self.addresses or packet.target_mac in self.macs:
             return True
@@ -51,36 +44,6 @@ class Interest(NamedTuple):
         if self.span is None or sender not in {arp.UNSPECIFIED, target}:
             return False
         return self.span[0] <= target <= self.span[1]
-
-    def program(self, take: int) -> tuple[Step, ...]:
-        """The same as steps of classic BPF for a frame that is known to be ARP; `take` bytes of it are kept."""
-        kept, dropped = (_RETURN, 0, 0, take), (_RETURN, 0, 0, 0)
-        steps: list[Step] = []
-        for mac in sorted(self.macs):
-            high, low = int.from_bytes(mac[:4], "big"), int.from_bytes(mac[4:], "big")
-            steps += [
-                (_LOAD_WORD, 0, 0, _TARGET_MAC),
-                (_EQUAL, 0, 3, high),
-                (_LOAD_HALF, 0, 0, _TARGET_MAC + 4),
-                (_EQUAL, 0, 1, low),
-                kept,
-            ]
-        for offset, addresses in ((_SENDER_IP, self.addresses | self.senders), (_TARGET_IP, self.addresses)):
-            steps.append((_LOAD_WORD, 0, 0, offset))
-            for address in sorted(addresses):
-                steps += [(_EQUAL, 0, 1, address), kept]
-        if self.span is not None:
-            steps += [
-                (_LOAD_TO_X, 0, 0, 0),  # the target, which was loaded last
-                (_LOAD_WORD, 0, 0, _SENDER_IP),
-                (_EQUAL, 1, 0, arp.UNSPECIFIED),
-                (_EQUAL_X, 0, 4, 0),
-                (_LOAD_WORD, 0, 0, _TARGET_IP),
-                (_AT_LEAST, 0, 2, self.span[0]),
-                (_ABOVE, 1, 0, self.span[1]),
-                kept,
-            ]
-        return (*steps, dropped)
 
 
 def union(interests: Iterable[Interest | None]) -> Interest | None:

@@ -116,7 +116,7 @@ class Comparison:
             held.idle_since = None
         elif held.claim.state is not ClaimState.GUARDED:  # it may have started after an older look found it stopped
             if network.link.audible:
-                held.claim.await_owner()
+                held.claim.ask_owner()
             else:
                 held.claim.guard()
 

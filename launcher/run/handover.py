@@ -66,5 +66,5 @@ class HandOver(threading.Thread):
         while self._audible and not self._claim.wait_handed_over(LOOK_EVERY):
             if self._ending.is_set() or self._claim.state not in HELD:
                 return
-        self._claim.handed_over()
+        self._claim.hand_over()
         self.done.set()

@@ -277,7 +277,7 @@ class Launch:
         claim.bind(self._engine.reference(mine.id))
         if mine.running and claim.state in HELD:
             hand_over.done.wait(ANSWER_WAIT)
-        claim.handed_over()
+        claim.hand_over()
         return status
 
     def _give_up(self, claim: Claim | RemoteClaim, holder: str) -> None:

@@ -53,7 +53,7 @@ def test_an_owner_is_asked_less_and_less_often_from_twenty_milliseconds_down_to_
     wire: Wire, store: Store
 ) -> None:
     claim = claimed(wire, store)
-    claim.await_owner()
+    claim.ask_owner()
     wire.run(10)
     pauses = [later - earlier for earlier, later in pairwise(wire.questions())]
     assert pauses[0] == pytest.approx(0.02)
@@ -69,7 +69,7 @@ def test_from_its_first_answer_on_the_owner_is_only_guarded_and_not_asked_again(
     claim = claimed(wire, store)
     states: list[ClaimState] = []
     claim.on_change(states.append)
-    claim.await_owner()
+    claim.ask_owner()
     wire.run(0.05)
     assert wire.hear(answer()) == []
     asked = len(wire.questions())
@@ -97,7 +97,7 @@ def test_nothing_but_its_answer_to_us_shows_that_the_owner_is_there(
     wire: Wire, store: Store, packet: ArpPacket
 ) -> None:
     claim = claimed(wire, store)
-    claim.await_owner()
+    claim.ask_owner()
     wire.hear(packet)
     assert claim.state is ClaimState.DEFENDING
     assert not claim.answered.is_set()
@@ -113,7 +113,7 @@ def test_an_answer_that_nobody_waits_for_hands_nothing_over(wire: Wire, store: S
 def test_an_answer_from_before_does_not_count_when_the_owner_is_awaited_anew(wire: Wire, store: Store) -> None:
     claim = claimed(wire, store)
     wire.hear(answer())
-    claim.await_owner()
+    claim.ask_owner()
     assert not claim.answered.is_set()
     wire.run(1)
     assert claim.state is ClaimState.DEFENDING
@@ -121,7 +121,7 @@ def test_an_answer_from_before_does_not_count_when_the_owner_is_awaited_anew(wir
 
 def test_without_an_own_address_the_owner_is_asked_by_probes(wire: Wire, store: Store) -> None:
     claim = claimed(wire, store, asker=0)
-    claim.await_owner()
+    claim.ask_owner()
     wire.run(0.1)
     assert {packet for _, packet in wire.sent if packet.sender_mac == LINK} == {question(0)}
 
@@ -129,18 +129,18 @@ def test_without_an_own_address_the_owner_is_asked_by_probes(wire: Wire, store: 
 @pytest.mark.parametrize("end", ["release", "handed over", "conflict"])
 def test_an_owner_that_is_awaited_is_asked_no_more_when_the_claim_ends(wire: Wire, store: Store, end: str) -> None:
     claim = claimed(wire, store, policy=Policy.NEVER)
-    claim.await_owner()
+    claim.ask_owner()
     wire.run(0.05)
     if end == "release":
         claim.release()
     elif end == "handed over":
-        claim.handed_over()
+        claim.hand_over()
     else:
         wire.hear(announcement())
         assert claim.state is ClaimState.CONFLICT
         assert claim.conflict == arp.mac_text(OTHER)
     asked = len(wire.questions())
-    claim.await_owner()  # too late
+    claim.ask_owner()  # too late
     wire.run(10)
     assert len(wire.questions()) == asked
 
@@ -158,7 +158,7 @@ def test_handed_out_it_goes_under_the_owners_mac_at_once_and_is_answered_for_unt
     assert (claim.lease, claim.mac) == (HANDED, arp.mac_text(OWNER))
     [said] = wire.hear(question(OWN_ADDRESS + 8, ASKER))
     assert (said.operation, said.sender_mac) == (arp.REPLY, OWNER)
-    claim.await_owner()
+    claim.ask_owner()
     wire.run(1)
     assert claim.state is ClaimState.DEFENDING
     assert wire.announced() == [OWNER] * LAN.announce_num
@@ -182,7 +182,7 @@ def test_what_is_handed_out_meets_conflicts_by_the_new_policy(wire: Wire, store:
     claim.hand_out(HANDED, Policy.REPORT)
     wire.hear(announcement())
     assert claim.state is ClaimState.ANNOUNCING
-    claim.follow(Policy.NEVER)
+    claim.set_policy(Policy.NEVER)
     wire.hear(announcement())
     assert state_of(claim) is ClaimState.CONFLICT
 
@@ -194,7 +194,7 @@ def test_what_was_guarded_for_one_owner_is_answered_for_until_the_next_one_does(
     claim = claimed(wire, store)
     claim.guard()
     claim.hand_out(replace(HANDED, mac=arp.mac_text(mac)), Policy.REPORT)
-    claim.await_owner()
+    claim.ask_owner()
     assert answered(wire)
     wire.run(5)
     assert claim.state is ClaimState.DEFENDING
@@ -217,7 +217,7 @@ def test_what_was_lost_meanwhile_is_not_announced_by_handing_it_out(wire: Wire, 
 
 def test_an_owner_that_cannot_be_heard_may_be_guarded_by_word(wire: Wire, store: Store) -> None:
     claim = claimed(wire, store)
-    claim.await_owner()
+    claim.ask_owner()
     claim.guard()
     asked = len(wire.questions())
     wire.run(10)
@@ -235,7 +235,7 @@ def test_when_its_owner_is_gone_it_is_answered_for_again(wire: Wire, store: Stor
     claim.guard()
     claim.take_over()
     assert answered(wire)
-    claim.await_owner()
+    claim.ask_owner()
     claim.take_over()  # before the owner ever came
     asked = len(wire.questions())
     wire.run(10)
@@ -243,7 +243,7 @@ def test_when_its_owner_is_gone_it_is_answered_for_again(wire: Wire, store: Stor
     assert states == [ClaimState.GUARDED, ClaimState.DEFENDING]
 
 
-@pytest.mark.parametrize("what", ["guard", "take_over", "await_owner", "announce_soon", "announce"])
+@pytest.mark.parametrize("what", ["guard", "take_over", "ask_owner", "announce_soon", "announce"])
 @pytest.mark.parametrize("end", ["release", "conflict"])
 def test_what_comes_after_the_end_of_a_claim_changes_nothing(wire: Wire, store: Store, what: str, end: str) -> None:
     claim = claimed(wire, store, policy=Policy.NEVER)

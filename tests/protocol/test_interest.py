@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arpipam.link import bpf
 from arpipam.protocol import arp
 from arpipam.protocol.arp import ArpPacket
 from arpipam.protocol.interest import MOST_ADDRESSES, Interest, Routes, union
 
 if TYPE_CHECKING:
-    from arpipam.protocol.interest import Step
+    from arpipam.link.bpf import Step
 
 TAKE = 128
 
@@ -67,7 +68,7 @@ def decide(program: tuple[Step, ...], frame: bytes) -> int:
 
 @given(INTERESTS, PACKETS)
 def test_the_filter_decides_as_the_interest_does(interest: Interest, packet: ArpPacket) -> None:
-    kept = decide(interest.program(TAKE), arp.encode(packet))
+    kept = decide(bpf.program(interest, TAKE), arp.encode(packet))
     assert kept == (TAKE if interest.wants(packet) else 0)
 
 
@@ -107,7 +108,7 @@ def test_the_filter_decides_as_the_interest_does(interest: Interest, packet: Arp
 )
 def test_what_is_of_interest(interest: Interest, packet: ArpPacket, wanted: bool) -> None:  # noqa: FBT001 - what is expected
     assert interest.wants(packet) is wanted
-    assert decide(interest.program(TAKE), arp.encode(packet)) == (TAKE if wanted else 0)
+    assert decide(bpf.program(interest, TAKE), arp.encode(packet)) == (TAKE if wanted else 0)
 
 
 # Of several at once.

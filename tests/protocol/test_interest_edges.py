@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from arpipam.link import bpf
 from arpipam.protocol import arp
 from arpipam.protocol.arp import ArpPacket
 from arpipam.protocol.interest import Interest, Routes
@@ -15,7 +16,7 @@ TAKE = 96
 def test_the_filter_of_one_of_each_is_this() -> None:
     interest = Interest(frozenset({7}), frozenset({TWO}), span=(5, 8), senders=frozenset({9}))
     load_word, load_half, equal, at_least, above, give = 0x20, 0x28, 0x15, 0x35, 0x25, 0x06
-    assert interest.program(TAKE) == (
+    assert bpf.program(interest, TAKE) == (
         (load_word, 0, 0, 32),  # the target's MAC
         (equal, 0, 3, 0x02000000),
         (load_half, 0, 0, 36),

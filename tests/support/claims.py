@@ -1,4 +1,4 @@
-"""One claim on a bench: a driver and a lease store that note what they are told, and a clock of its own."""
+"""One claim on a bench: a loop and a lease store that note what they are told, and a clock of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from arpipam.leases.lease import LeaseStore
-    from arpipam.link.loop import Driver
+    from arpipam.leases.writer import LeaseWriter
+    from arpipam.link.loop import Loop
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class Link:
 
 
 class Wire:
-    """Stands where the driver is: what is called runs at once, and frames leave at the moment they are due."""
+    """Stands where the loop is: what is called runs at once, and frames leave at the moment they are due."""
 
     def __init__(self) -> None:
         self.link = Link()
@@ -53,15 +54,32 @@ class Wire:
         self.stirred = True
         self.sent: list[tuple[float, ArpPacket]] = []
         self.late = False
+        self.posted: list[Callable[[], object]] = []
+        self.faults: list[Exception] = []
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
         try:
             future.set_result(function())
-        except Exception as error:  # noqa: BLE001 - as the driver hands it over
+        except Exception as error:  # noqa: BLE001 - as the loop hands it over
             future.set_exception(error)
         self.flush()
         return future
+
+    def post(self, function: Callable[[], object]) -> None:
+        self.posted.append(function)
+        if len(self.posted) > 1:  # under way already
+            return
+        while self.posted:
+            try:
+                self.posted[0]()
+            except Exception as error:  # noqa: BLE001 - the loop logs it
+                self.faults.append(error)
+            self.posted.pop(0)
+        self.flush()
+
+    def is_here(self) -> bool:
+        return False
 
     def stir(self, address: int) -> None:
         assert address == int(ADDRESS)
@@ -81,7 +99,7 @@ class Wire:
             self.sent.append((self.link.time, packet))
             self.claim.outbox.sent(1, self.link.time)
         if self.claim is not None:
-            self.claim.advance(self.link.time)  # what has just left may be a step forward, as the driver has it
+            self.claim.advance(self.link.time)  # what has just left may be a step forward, as the loop has it
             self.stirred = self.claim.deadline is not None or bool(self.claim.outbox)
 
     def run(self, seconds: float) -> None:
@@ -138,7 +156,16 @@ def claimed(wire: Wire, store: Store, *, asker: int = OWN_ADDRESS, policy: Polic
     acd = Acd(int(ADDRESS), READY, witnesses, rng=random.Random(1), now=now, local_macs={LINK}, policy=policy)
     acd.since = SINCE
     acd.adopt()
-    claim = Claim(acd, LEASE, FOUND, driver=cast("Driver", wire), store=cast("LeaseStore", store), asker=asker)
+    claim = Claim(
+        acd,
+        LEASE,
+        FOUND,
+        loop=cast("Loop", wire),
+        store=cast("LeaseStore", store),
+        writer=cast("LeaseWriter", store),
+        asker=asker,
+    )
+
     wire.claim = claim
     assert claim.state is ClaimState.ANNOUNCING
     wire.run(1)

@@ -14,7 +14,7 @@ from arpipam.protocol.search import LinkMemory
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from arpipam.link.jobs import Task
+    from arpipam.link.task import Machine
 
 
 NET = 0x0A00_0000
@@ -44,7 +44,7 @@ class ByHand:
         self.stations = dict(stations)
         self.deaf = deaf
 
-    def flush(self, search: Task) -> None:
+    def flush(self, search: Machine) -> None:
         """Let what waits leave, and what answers be heard."""
         for outbox in search.outboxes():
             while frames := outbox.peek(1):
@@ -58,7 +58,7 @@ class ByHand:
                     assert isinstance(answer, ArpPacket)
                     search.receive(answer, self.now)
 
-    def run(self, search: Task, until: float) -> None:
+    def run(self, search: Machine, until: float) -> None:
         """Let time pass."""
         self.flush(search)
         while not search.done and (due := search.deadline) is not None and due <= until:
@@ -67,13 +67,13 @@ class ByHand:
             self.flush(search)
         self.now = max(until, self.now)
 
-    def end(self, search: Task) -> float:
+    def end(self, search: Machine) -> float:
         """Until it is done; the time then."""
         while not search.done:
             self.step(search)
         return self.now
 
-    def step(self, search: Task) -> None:
+    def step(self, search: Machine) -> None:
         """Up to the next thing that is due."""
         self.flush(search)
         assert search.deadline is not None

@@ -158,7 +158,7 @@ class RemoteClaim:
                 self.lease, state=LeaseState.BOUND, container=container, changed=time.time()
             )
 
-    def handed_over(self) -> None:
+    def hand_over(self) -> None:
         """The owner answers for itself. The lease stays."""
         if self._tell("handed_over"):
             self._become(ClaimState.HANDED_OVER, unless=_OVER)

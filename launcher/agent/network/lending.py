@@ -82,12 +82,12 @@ class Lending:
         new = held.role is not Role.DOCKER  # else Docker has asked us for it already
         await self._holdings.bind(held, container, self._policy())
         if new and self._link.audible and held.is_defended:
-            claim.await_owner()
+            claim.ask_owner()
 
     def announce(self, claim: Claim) -> None:
         """The container runs: its neighbours shall know."""
         claim.announce_soon()
-        claim.await_owner()
+        claim.ask_owner()
 
     def hand_over(self, claim: Claim) -> None:
         """The container is known to answer for itself, though that cannot be heard."""

@@ -56,7 +56,7 @@ class NetworkLink:
 
     async def catch_up(self) -> None:
         """Wait until all that has arrived by now has been seen by the claims that it concerns."""
-        await asyncio.wrap_future(self.allocator.driver.catch_up())
+        await asyncio.wrap_future(self.allocator.loop.catch_up())
 
     async def run(self, network: Opened) -> None:
         """Keep the link open until cancelled. What is not an error of ours is raised, once the link is closed."""
@@ -74,7 +74,7 @@ class NetworkLink:
             told = ""
             try:
                 self._tell(EventKind.LINK_UP, text=text)
-                self.reason = str(await asyncio.wrap_future(allocator.driver.ended))
+                self.reason = str(await asyncio.wrap_future(allocator.loop.ended))
                 self._tell(EventKind.LINK_DOWN, text=self.reason)
             finally:
                 await self._close(network, allocator)

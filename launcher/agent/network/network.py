@@ -145,8 +145,8 @@ class Network:
         await self.holdings.adopt_all(allocator.adopt, self._policy())
         if self.link.audible:
             for held in self.holdings.of(Role.DOCKER):
-                held.claim.await_owner()
-        await asyncio.to_thread(allocator.driver.watch, self.sightings.packet)
+                held.claim.ask_owner()
+        await asyncio.to_thread(allocator.loop.watch, self.sightings.packet)
         self.witnesses.ask(allocator)
         self.supervisor.works(LINK)
         self._filling = asyncio.create_task(self.supervisor.run(PART, self._fill))
@@ -178,7 +178,7 @@ class Network:
         self.witnesses.names, self._kept = declared.required, declared.kept
         self.settings = settings
         for held in self.holdings.of(Role.DOCKER):
-            held.claim.follow(self._policy())
+            held.claim.set_policy(self._policy())
         if self.link.is_open:
             self.witnesses.ask(self.link.allocator)
 
@@ -267,7 +267,7 @@ class Network:
             raise
         held.given, held.kept, held.idle_since = self._now(), False, None
         if self.link.audible:
-            held.claim.await_owner()
+            held.claim.ask_owner()
         return lease
 
     async def _claim_for_docker(self, mac: str, address: IPv4Address | None) -> Held:
@@ -350,7 +350,7 @@ class Network:
         )
         if held is not None:
             if self.link.audible:
-                held.claim.await_owner()
+                held.claim.ask_owner()
             self.tell(EventKind.ADOPTED, address=str(address), mac=mac, owner=owner)
 
     # What the parts tell.

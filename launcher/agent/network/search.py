@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from arpipam.allocator import Allocator
     from arpipam.claim import Claim
-    from arpipam.link.jobs import Job
+    from arpipam.link.task import Task
     from launcher.agent.network.link import NetworkLink
     from launcher.agent.network.sightings import Sightings
     from launcher.agent.network.witnesses import RequiredWitnesses
@@ -52,7 +52,7 @@ class AddressSearch:
                 raise UnknownError(self._witnesses.complaint())
         options = {"avoid": self._sightings.remembered(), **options}
 
-        def start() -> Job[Claim]:
+        def start() -> Task[Claim]:
             options["known"] = self._sightings.lately()
             return allocator.variant(**(dict(self._options()) | options)).start_claim(owner, address, mac)
 
@@ -77,7 +77,7 @@ class AddressSearch:
         return claim
 
 
-def _cancel(allocator: Allocator, begun: asyncio.Future[Job[Claim]]) -> None:
+def _cancel(allocator: Allocator, begun: asyncio.Future[Task[Claim]]) -> None:
     """Nobody waits for this job any more."""
     if not begun.cancelled() and begun.exception() is None:
         allocator.cancel(begun.result())

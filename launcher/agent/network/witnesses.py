@@ -9,6 +9,7 @@ import asyncio
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from arpipam.link.task import Run
 from arpipam.protocol.arp import address_texts
 from arpipam.protocol.heartbeat import Heartbeat
 from launcher.agent.contract import EventKind
@@ -61,7 +62,7 @@ class RequiredWitnesses:
                 now=link.now(),
                 on_change=lambda silent: self._soon(self._changed, silent),
             )
-            allocator.driver.run(self.pulse, lambda: None)
+            allocator.loop.run(Run(self.pulse))
 
     def stop(self) -> None:
         """Ask nobody."""

@@ -88,7 +88,7 @@ def test_what_it_is_told_reaches_the_agent(agent: FakeAgent, claim: RemoteClaim)
     claim.bind("c7@engine")
     assert (claim.lease.state, claim.lease.container) == (LeaseState.BOUND, "c7@engine")
     claim.announce()
-    claim.handed_over()
+    claim.hand_over()
     claim.release(quarantine=0.0)
     claim.release()
     assert agent.asked[1:] == [
@@ -101,7 +101,7 @@ def test_what_it_is_told_reaches_the_agent(agent: FakeAgent, claim: RemoteClaim)
 
 
 def test_what_was_under_way_does_not_undo_a_hand_over(agent: FakeAgent, claim: RemoteClaim) -> None:
-    claim.handed_over()
+    claim.hand_over()
     heard: list[ClaimState] = []
     claim.on_change(heard.append)
     for state in ("defending", "guarded", "conflict", "defending"):
@@ -113,7 +113,7 @@ def test_what_was_under_way_does_not_undo_a_hand_over(agent: FakeAgent, claim: R
 
 def test_a_refusal_is_raised_and_changes_nothing(agent: FakeAgent, claim: RemoteClaim) -> None:
     agent.refusal = (409, {"error": "lease 7 is no more", "exit_status": 3})
-    for call in (claim.announce, claim.handed_over, claim.release, lambda: claim.bind("c7")):
+    for call in (claim.announce, claim.hand_over, claim.release, lambda: claim.bind("c7")):
         with pytest.raises(UnknownError, match="lease 7 is no more"):
             call()
     assert claim.state is ClaimState.ANNOUNCING
@@ -136,7 +136,7 @@ def test_it_ends_with_the_block(agent: FakeAgent, client: AgentClient) -> None:
 def test_it_outlives_the_block_once_it_belongs_to_a_container(agent: FakeAgent, client: AgentClient, end: str) -> None:
     with client.claim(wanted()) as claim:
         heard: list[ClaimState] = []
-        claim.bind("c7") if end == "bind" else claim.handed_over()
+        claim.bind("c7") if end == "bind" else claim.hand_over()
         claim.on_change(heard.append)
     assert [what for what, _ in agent.asked[1:]] == [f"7/{end}"]
     assert heard == []  # least of all that it is lost
@@ -172,7 +172,7 @@ def test_an_agent_that_dies(agent: FakeAgent, claim: RemoteClaim, last: object) 
     asked = len(agent.asked)
     claim.announce()
     claim.bind("c7")
-    claim.handed_over()
+    claim.hand_over()
     claim.release()
     assert claim.state is ClaimState.LINK_LOST
     assert claim.lease.state is LeaseState.CLAIMED

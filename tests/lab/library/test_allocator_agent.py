@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from arpipam.claim import Claim, Conflict
     from arpipam.lab import Lab
     from arpipam.lab.capture import Capture
-    from arpipam.link.jobs import Job
+    from arpipam.link.task import Task
     from arpipam.protocol.arp import ArpPacket
 
 READY, OWNER = "02:5e:00:00:00:01", "02:5e:00:00:00:02"
@@ -69,7 +69,7 @@ def told(capture: Capture, address: str) -> list[ArpPacket]:
 def test_a_variant_searches_by_its_own_options_over_the_same_link_and_leases(lan: Lan, opened: Opener) -> None:
     first = opened(lan, ranges=["172.16.42.2-172.16.42.9"])
     other = variant(lan, first, ranges=["172.16.42.60-172.16.42.69"])
-    assert (other.link, other.driver, other.leases) == (first.link, first.driver, first.leases)
+    assert (other.link, other.loop, other.leases) == (first.link, first.loop, first.leases)
     assert other.own_address == first.own_address == number(OWN)
     assert [str(one.find().address) for one in (first, other)] == [FREE, "172.16.42.60"]
     claim = variant(lan, first, order="random", timing="lan").claim("web")
@@ -205,7 +205,7 @@ def test_a_ready_claim_goes_to_its_owner_and_back_without_a_moment_in_which_nobo
     with own_lan.wire.capture() as capture:
         claim.hand_out(store.hand_out(claim.lease.id, OWNER, "web", "c0ffee"), Policy.REPORT)
         until(lambda: announcements((capture.read() and capture.packets) or [], GIVEN) == [OWNER] * 2)
-    claim.await_owner()
+    claim.ask_owner()
     assert owners(own_lan, GIVEN) == {OWNER}
     owner = own_lan.lab.namespace(f"owner{fresh()}")
     own_lan.host.plug(owner, "eth0")
@@ -223,7 +223,7 @@ def test_who_uses_an_address_that_is_guarded_is_reported_and_the_claim_stays(lan
     claim = opened(lan).claim("web", GIVEN)
     met: list[Conflict] = []
     claim.on_conflict(met.append)
-    claim.follow(Policy.REPORT)
+    claim.set_policy(Policy.REPORT)
     claim.guard()
     with lan.wire.capture() as capture:
         lan.printer.send([announcement(lan.printer, GIVEN)] * 3)
@@ -245,7 +245,7 @@ def test_who_uses_an_address_that_is_guarded_is_reported_and_the_claim_stays(lan
 def test_a_watcher_hears_what_others_say_to_each_other_on_the_drivers_thread(lan: Lan, opened: Opener) -> None:
     allocator = opened(lan)
     heard: list[tuple[ArpPacket, str]] = []
-    allocator.driver.watch(lambda packet, _: heard.append((packet, threading.current_thread().name)))
+    allocator.loop.watch(lambda packet, _: heard.append((packet, threading.current_thread().name)))
     mac = arp.mac_bytes(lan.printer.mac)
     others = [
         arp.ArpPacket(arp.REQUEST, mac, number(PRINTER), arp.NO_MAC, number("172.16.42.77"), mac, arp.BROADCAST),
@@ -254,15 +254,15 @@ def test_a_watcher_hears_what_others_say_to_each_other_on_the_drivers_thread(lan
     lan.printer.send([arp.encode(other) for other in others])
     until(lambda: len(heard) >= 2)
     assert [packet for packet, _ in heard if packet in others] == others
-    assert {name for _, name in heard} == {allocator.driver._thread.name}
+    assert {name for _, name in heard} == {allocator.loop.call(threading.current_thread).result().name}
     assert str(allocator.find().address) == FREE  # and the search is none the worse for it
 
 
 def test_several_watchers_hear_the_same(lan: Lan, opened: Opener) -> None:
-    driver = opened(lan).driver
+    loop = opened(lan).loop
     ears: list[list[ArpPacket]] = [[], []]
     for ear in ears:
-        driver.watch(lambda packet, _, ear=ear: ear.append(packet))  # type: ignore[misc]
+        loop.watch(lambda packet, _, ear=ear: ear.append(packet))  # type: ignore[misc]
     lan.printer.send([announcement(lan.printer, PRINTER)])
     until(lambda: all(ears))
     assert ears[0][-1] == ears[1][-1]
@@ -271,18 +271,18 @@ def test_several_watchers_hear_the_same(lan: Lan, opened: Opener) -> None:
 @pytest.mark.parametrize(
     ("command", "said"), [("link set docker0 down", "docker0 is down"), ("link del docker0", "docker0 is gone")]
 )
-def test_a_driver_says_why_it_has_ended(own_lan: Lan, opened: Opener, command: str, said: str) -> None:
-    driver = opened(own_lan).driver
-    assert not driver.ended.done()
+def test_a_loop_says_why_it_has_ended(own_lan: Lan, opened: Opener, command: str, said: str) -> None:
+    loop = opened(own_lan).loop
+    assert not loop.ended.done()
     own_lan.host.namespace.ip([command])
-    reason = driver.ended.result(LONG)
+    reason = loop.ended.result(LONG)
     assert isinstance(reason, LinkError)
     assert said in str(reason)
 
 
 def test_a_driver_that_is_closed_has_ended_too(lan: Lan, tmp_path: Path) -> None:
     with lan.host.namespace.inside(), Allocator("docker0", state_dir=tmp_path) as allocator:
-        ended = allocator.driver.ended
+        ended = allocator.loop.ended
         assert not ended.cancel()  # whoever waits no longer must not take it from the others
         assert not ended.done()
     assert "closed" in str(ended.result(0))
@@ -306,7 +306,7 @@ def test_what_is_claimed_was_confirmed_by_the_given_timing(lan: Lan, opened: Ope
     assert claim.found.elapsed >= (10 * 0.02 + 0.1) + (2 * LAN.probe_min + LAN.announce_wait)
 
 
-def being_confirmed(job: Job[Claim]) -> bool:
+def being_confirmed(job: Task[Claim]) -> bool:
     return job.task._free is not None and job.task.probing.rounds >= 1  # type: ignore[attr-defined]
 
 

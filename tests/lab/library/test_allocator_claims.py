@@ -183,7 +183,7 @@ def test_a_bound_claim_outlives_its_context_and_is_handed_to_the_owner(lan: Lan,
         lan.host.plug(owner, "eth0")
         owner.ip([f"link set eth0 address {claim.mac}", f"addr add {GIVEN}/24 dev eth0"])
         assert claim.wait_handed_over(LONG)
-        claim.handed_over()
+        claim.hand_over()
     assert claim.state is ClaimState.HANDED_OVER
     assert opened.leases() == {GIVEN: LeaseState.BOUND}
     until(lambda: owners(lan, GIVEN) == {claim.mac})  # by its owner

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from arpipam import Allocator, ArpipamError, ClaimState, UnknownError, Verdict
 from arpipam.lab import Host, Lab, Wire
+from arpipam.link.task import Run
 from arpipam.protocol import arp
 from tests.support.until import until
 
@@ -263,7 +264,7 @@ class Stand:
     @property
     def refused(self) -> Counter[arp.Refusal]:
         """What was no packet, by reason."""
-        return self.allocator._driver.refused
+        return self.allocator.loop.refused
 
     def offer(self, frames: Iterable[bytes], *, by: socket.socket | None = None) -> list[bytes]:
         """Send these; those that the kernel took (it sends no frame without a whole Ethernet header)."""
@@ -306,7 +307,7 @@ def stand(lan: Lan, request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
         allocator.__enter__()
     try:
         claim = allocator.claim("web", GIVEN)
-        job = allocator._driver.run(everything, lambda: None) if request.param else None
+        job = allocator.loop.run(Run(everything)) if request.param else None
         with lan.enemy.namespace.inside():
             enemy = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         with lan.host.namespace.inside():
@@ -321,7 +322,7 @@ def stand(lan: Lan, request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
             yield stand
         if job is not None:
             everything.done = True
-            allocator._driver.call(lambda: None).result()
+            allocator.loop.call(lambda: None).result()
             job.future.result(LONG)
         claim.release(quarantine=0)
     finally:
@@ -364,7 +365,7 @@ def test_frames_cut_at_any_length_leave_the_claim_as_it_is(stand: Stand) -> None
     for by in (stand.enemy, stand.local):
         assert {len(frame) for frame in stand.offer(cut, by=by)} >= set(range(HEADER + 1, arp.FRAME_LENGTH))
     stand.answers()
-    if stand.allocator._driver._interest is None:
+    if stand.allocator.loop._audience._interest is None:
         # A bridge itself passes on no ARP without the 8 bytes that say what kind it is.
         least = 2 * (arp.FRAME_LENGTH - HEADER - 8) + 2 * (arp.FRAME_LENGTH - HEADER - 1)
         assert stand.refused[arp.Refusal.SHORT] - before >= least
