@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
 
-    from arpipam.aio import AsyncAllocator
+    from arpipam.aio import AsyncAllocator, AsyncClaim
     from arpipam.allocator import Allocator
     from arpipam.claim import Claim, ClaimState, Conflict
     from arpipam.errors import (
@@ -41,6 +41,7 @@ __all__ = [
     "Allocator",
     "ArpipamError",
     "AsyncAllocator",
+    "AsyncClaim",
     "Claim",
     "ClaimState",
     "Conflict",
@@ -64,7 +65,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "aio": ("AsyncAllocator",),
+    "aio": ("AsyncAllocator", "AsyncClaim"),
     "allocator": ("Allocator",),
     "claim": ("Claim", "ClaimState", "Conflict"),
     "errors": (

@@ -165,7 +165,7 @@ class Allocator:
         """The verdict on each of the addresses, which must lie in the subnet (else InputError)."""
         return self._wait(self.start_probe(addresses, mac))
 
-    def scan(self, on_station: Callable[[Station], None] | None = None) -> list[Station]:
+    def scan(self, on_station: Callable[[Station], object] | None = None) -> list[Station]:
         """Every station of the pool's ranges, in the order of their addresses; `on_station` hears of each at once."""
         return self._wait(self.start_scan(on_station))
 
@@ -198,7 +198,7 @@ class Allocator:
         verdicts = self._check([int(address) for address in wanted], mac)
         return self.loop.run(ProbeTask(self._place(), verdicts, map(int, wanted), self._active()))
 
-    def start_scan(self, on_station: Callable[[Station], None] | None) -> Task[list[Station]]:
+    def start_scan(self, on_station: Callable[[Station], object] | None) -> Task[list[Station]]:
         """Start what `scan` waits for."""
 
         def heard(address: int, answer: Answer) -> None:

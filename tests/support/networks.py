@@ -87,8 +87,6 @@ class FakeClaim:
     def ask_owner(self) -> None:
         pass
 
-    follow, await_owner = set_policy, ask_owner
-
     def announce_soon(self) -> None:
         pass
 
@@ -145,7 +143,7 @@ class FakeAllocator:
         self.link = SimpleNamespace(
             is_bridge=True, local_macs=set(), local_addresses=set(), mac=b"\2\0\0\0\0\1", now=time.monotonic
         )
-        self.driver = SimpleNamespace(
+        self.loop = SimpleNamespace(
             ended=wire.ended, watch=lambda _: None, run=lambda *_: None, catch_up=_done, dropped=0
         )
 
@@ -185,7 +183,7 @@ class FakeAllocator:
                     break
             else:
                 future.set_exception(PoolExhaustedError("br0: no address is free"))
-        except Exception as error:  # noqa: BLE001 - as the driver hands it over
+        except Exception as error:  # noqa: BLE001 - as the loop hands it over
             future.set_exception(error)
         return SimpleNamespace(future=future)
 

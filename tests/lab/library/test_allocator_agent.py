@@ -307,7 +307,7 @@ def test_what_is_claimed_was_confirmed_by_the_given_timing(lan: Lan, opened: Ope
 
 
 def being_confirmed(job: Task[Claim]) -> bool:
-    return job.task._free is not None and job.task.probing.rounds >= 1  # type: ignore[attr-defined]
+    return job.machine._free is not None and job.machine.probing.rounds >= 1  # type: ignore[attr-defined]
 
 
 def test_whoever_comes_while_an_address_is_confirmed_keeps_it(lan: Lan, opened: Opener) -> None:
@@ -324,7 +324,7 @@ def test_whoever_comes_while_an_address_is_confirmed_keeps_it(lan: Lan, opened: 
 def test_a_witness_that_is_cut_off_while_an_address_is_confirmed_makes_it_unknown(own_lan: Lan, opened: Opener) -> None:
     allocator = opened(own_lan, witnesses=[PRINTER], confirm=SLOW)
     job = allocator.start_claim("web", None, None)
-    until(lambda: job.task._free is not None)  # type: ignore[attr-defined]
+    until(lambda: job.machine._free is not None)  # type: ignore[attr-defined]
     own_lan.wire.cut(own_lan.printer)
     try:
         claim = job.future.result(LONG)

@@ -37,7 +37,7 @@ def test_the_asynchronous_one_does_the_same(lan: Lan, opened: Opener) -> None:
             assert str(found.address) == FREE
             assert [one.verdict for one in verdicts] == [Verdict.IN_USE, Verdict.FREE]
             assert [(str(one.address), one.mac) for one in stations] == [(PRINTER, lan.printer.mac)]
-            with await allocator.claim("web") as claim:
+            async with await allocator.claim("web") as claim:
                 until(lambda: owners(lan, FREE) == {claim.mac})
                 assert [str(lease.address) for lease in allocator.leases.leases()] == [FREE]
             with pytest.raises(InputError, match="outside of"):
