@@ -27,7 +27,9 @@ resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, resource.getrlimit(resource
 
 SLOW = (
     "tests/leases/test_contract_steps.py",
-    "tests/leases/test_sqlite_crash.py",  # kills processes: seconds for each mutant of the store
+    "test_a_killed_process_lets_go_but_its_child_holds_on",
+    "test_a_process_that_is_killed_while_it_writes_loses_nothing_it_was_told",
+    "test_eight_processes_",
     "test_a_flood_of_",
     "test_a_folder_that_cannot_be_written_is_named_with_the_remedy",  # runs as another user, who cannot read mutmut
     "test_races_of_eight_for_one_address_have_one_owner_at_most",

@@ -313,6 +313,12 @@ def test_what_answers_for_the_canary_is_named() -> None:
     )
 
 
+def test_the_canary_of_the_network_of_all_addresses_is_named_too() -> None:
+    canary = Canary(0)
+    canary.receive(ArpPacket(arp.REPLY, OTHER, 0, MINE, 0, OTHER, MINE))
+    assert " even 0.0.0.0 " in canary.doubt()
+
+
 # Dropped frames.
 
 

@@ -350,3 +350,26 @@ def test_the_chance_that_may_be_missed_is_the_callers() -> None:
         assert outcome.miss_probability is not None
         assert outcome.miss_probability <= chance
     assert few.search.outcomes[FIRST].probes < many.search.outcomes[FIRST].probes
+
+
+def test_it_is_done_with_the_last_outcome() -> None:
+    desk = Desk([FIRST])
+    while desk.search.probing is None:
+        desk.step()
+    while desk.search.probing is not None:
+        assert desk.search.done is False
+        desk.step()
+    assert desk.search.done is True
+
+
+def test_after_a_pause_it_chooses() -> None:
+    desk = Desk([FIRST])
+    desk.flush()
+    desk.search._pause_until = 101.0
+    assert desk.due() == 101.0
+    desk.search.advance(100.9)
+    assert desk.search.probing is None
+    desk.now = 101.0
+    desk.search.advance(101.0)
+    assert desk.search.probing is not None
+    assert desk.search.probing.deadline >= 101.0

@@ -1,0 +1,64 @@
+"""Announcements that were asked for, frame by frame: how many wait, and what is told when they have left."""
+
+from __future__ import annotations
+
+from arpipam.protocol.acd import MOST_EVENTS, MOST_REPLIES, AcdState
+from arpipam.protocol.events import Announced
+from arpipam.protocol.timing import RFC5227
+from tests.support.acd import ADDRESS, MINE, OTHER, Bench, at
+
+
+def told(bench: Bench) -> list[object]:
+    """What was told since the last call."""
+    before = len(bench.told)
+    bench.flush()
+    return list(bench.told[before:])
+
+
+def test_an_announcement_that_waits_to_leave_is_not_joined_by_another() -> None:
+    bench = Bench()
+    bench.until(AcdState.FREE)
+    bench.acd.claim()
+    assert len(bench.acd.outbox) == 1
+    bench.acd.announce()
+    assert len(bench.acd.outbox) == 1
+    bench.flush()
+    assert bench.acd.deadline == bench.now + RFC5227.announce_interval
+    bench.acd.announce()  # the first has left: begin anew, at once
+    assert len(bench.acd.outbox) == 1
+    assert bench.acd.deadline is None
+
+
+def test_asked_to_announce_it_does_so_twice_from_then_on() -> None:
+    bench = Bench()
+    bench.until(AcdState.FREE)
+    bench.acd.claim()
+    bench.flush()
+    before = len(bench.sent)
+    bench.acd.announce()
+    bench.run(bench.now + 10)
+    assert len(bench.sent) - before == RFC5227.announce_num
+    assert bench.acd.state is AcdState.DEFENDING
+    assert bench.told.count(Announced()) == 1
+
+
+def test_while_it_is_guarded_it_is_announced_once_for_each_time_that_was_asked_for_up_to_a_bound() -> None:
+    bench = at(AcdState.GUARDING)
+    told(bench)
+    for _ in range(MOST_REPLIES + 10):
+        bench.acd.announce()
+    assert len(bench.acd.outbox) == MOST_REPLIES
+    assert told(bench) == [Announced()] * MOST_EVENTS
+    assert {packet.sender_ip for _, packet in bench.sent[-MOST_REPLIES:]} == {ADDRESS}
+
+
+def test_another_mac_is_announced_once_while_it_is_guarded_and_told() -> None:
+    bench = at(AcdState.GUARDING)
+    told(bench)
+    before = len(bench.sent)
+    bench.acd.change_mac(OTHER)
+    assert told(bench) == [Announced()]
+    assert [packet.sender_mac for _, packet in bench.sent[before:]] == [OTHER]
+    assert bench.acd.deadline is None
+    bench.acd.change_mac(MINE)
+    assert told(bench) == [Announced()]
