@@ -36,18 +36,9 @@ FLOORS = (  # from the ground up; a module belongs to the room with the longest 
 """A module imports from its own room and from lower floors. Rooms on one floor stay apart."""
 
 BETWEEN_ROOMS = {
-    "arpipam.link": {"arpipam.protocol.arp", "arpipam.protocol.outbox", "arpipam.protocol.interest"},
+    "arpipam.link": {"arpipam.protocol.arp", "arpipam.protocol.interest"},
 }
 """The exceptions on one floor: the link reads packets, and asks the predicate which of them anybody wants."""
-
-KNOWN: set[tuple[str, str]] = set()
-"""Imports that still run the wrong way or close a circle. One that no longer does has to leave this list."""
-
-KNOWN_LONG = {
-    "tests/agent/test_memory.py",
-    "tests/lab/library/test_hostile.py",
-}
-"""Files that are still too long."""
 
 
 def modules() -> dict[str, Path]:
@@ -90,19 +81,6 @@ def is_allowed(module: str, imported: str) -> bool:
     return own == other or FLOOR[other] < FLOOR[own] or imported in BETWEEN_ROOMS.get(own, ())
 
 
-def circles(graph: dict[str, set[str]]) -> set[tuple[str, str]]:
-    """Every import that lies on a circle."""
-    reached: dict[str, set[str]] = {}
-    for module, imported in graph.items():
-        ahead = list(imported)
-        seen = reached[module] = set()
-        while ahead:
-            if (one := ahead.pop()) not in seen:
-                seen.add(one)
-                ahead += graph[one]
-    return {(module, one) for module, imported in graph.items() for one in imported if module in reached[one]}
-
-
 def wrong_ways() -> set[tuple[str, str]]:
     return {(module, one) for module, imported in OURS.items() for one in imported if not is_allowed(module, one)}
 
@@ -112,27 +90,19 @@ def is_test(module: str) -> bool:
 
 
 def test_every_import_points_down() -> None:
-    assert not sorted(f"{module} -> {imported}" for module, imported in wrong_ways() - KNOWN)
+    assert not sorted(f"{module} -> {imported}" for module, imported in wrong_ways())
 
 
 def test_no_circle() -> None:
-    graph = {module: {one for one in ours if (module, one) not in KNOWN} for module, ours in OURS.items()}
     try:
-        TopologicalSorter(graph).prepare()
+        TopologicalSorter(OURS).prepare()
     except CycleError as error:
         raise AssertionError(" <- ".join(error.args[1])) from None
 
 
 def test_no_test_imports_another() -> None:
     among_tests = {(module, one) for module, ours in OURS.items() for one in ours if is_test(one)}
-    assert not sorted(f"{module} -> {imported}" for module, imported in among_tests - KNOWN)
-
-
-def test_what_is_known_is_still_so() -> None:
-    """The list of exceptions shrinks with the work."""
-    among_tests = {(module, one) for module, ours in OURS.items() for one in ours if is_test(one)}
-    assert not sorted(KNOWN - wrong_ways() - circles(OURS) - among_tests)
-    assert not sorted(name for name in KNOWN_LONG if len((ROOT / name).read_text().splitlines()) <= LONGEST_FILE)
+    assert not sorted(f"{module} -> {imported}" for module, imported in among_tests)
 
 
 def test_docker_is_known_in_the_launcher_alone() -> None:
@@ -143,7 +113,7 @@ def test_docker_is_known_in_the_launcher_alone() -> None:
 
 def test_no_file_is_too_long() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in MODULES.values()}
-    assert not sorted(f"{n}: {lines}" for n, lines in lengths.items() if lines > LONGEST_FILE and n not in KNOWN_LONG)
+    assert not sorted(f"{n}: {lines}" for n, lines in lengths.items() if lines > LONGEST_FILE)
 
 
 def test_every_room_is_there() -> None:

@@ -24,6 +24,7 @@ from arpipam import Allocator, ArpipamError, ClaimState, UnknownError, Verdict
 from arpipam.lab import Host, Lab, Wire
 from arpipam.link.task import Run
 from arpipam.protocol import arp
+from tests.support.everything import Everything
 from tests.support.until import until
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from arpipam.claim import Claim
     from arpipam.lab.capture import Capture
     from arpipam.lab.stations import LabStation
-    from arpipam.protocol.arp import ArpPacket
-    from arpipam.protocol.interest import Interest
-    from arpipam.protocol.outbox import Outbox
 
 OWN, WITNESS, PRINTER = (f"172.16.42.{n}" for n in (1, 2, 3))
 GIVEN = "172.16.42.50"
@@ -218,34 +216,6 @@ def test_under_a_flood_no_verdict_is_wrong_and_the_claim_answers(
 
 
 # Malformed frames.
-
-
-class Everything:
-    """A task that has a use for all packets, so that nothing is held back by the kernel."""
-
-    def __init__(self) -> None:
-        self.done = False
-        self.packets: list[ArpPacket] = []
-
-    @property
-    def deadline(self) -> float | None:
-        return None
-
-    @property
-    def interest(self) -> Interest | None:
-        return None
-
-    def outboxes(self) -> Iterable[Outbox]:
-        return ()
-
-    def receive(self, packet: ArpPacket, now: float) -> None:  # noqa: ARG002 - the driver's word
-        self.packets.append(packet)
-
-    def overflow(self, dropped: int, now: float) -> None:
-        raise AssertionError(f"{dropped} dropped at {now}")
-
-    def advance(self, now: float) -> None:
-        """Nothing is ever due."""
 
 
 @dataclass
