@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 BURST = 0.01
 """Frames of so many seconds may leave at once."""
+_ALMOST = 1e-9
+"""So little of a frame is missing by rounding only."""
 
 
 class Pace(Generic[T]):
@@ -46,13 +48,13 @@ class Pace(Generic[T]):
             waiting = by_priority[priority]
             first = self._turns % len(waiting)  # where there is less than a frame for each, another begins each time
             waiting = waiting[first:] + waiting[:first]
-            while waiting and self._tokens >= 1:
-                most = max(1, int(self._tokens) // len(waiting))
+            while waiting and self._whole():
+                most = max(1, self._whole() // len(waiting))
                 still: list[T] = []
                 for sender in waiting:
-                    if self._tokens < 1:
+                    if not self._whole():
                         return True
-                    left = send(sender, min(most, int(self._tokens)))
+                    left = send(sender, min(most, self._whole()))
                     if left is None:
                         return False
                     self._tokens -= left
@@ -60,3 +62,7 @@ class Pace(Generic[T]):
                         still.append(sender)
                 waiting = still
         return True
+
+    def _whole(self) -> int:
+        """The frames that may leave now."""
+        return int(self._tokens + _ALMOST)
