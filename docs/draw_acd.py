@@ -52,6 +52,23 @@ EVENTS = """\
 queue is bounded; a flood of conflicts that nobody reads is counted in `dropped_events`.
 """
 
+INVARIANTS = """\
+## Invariants
+
+`tests/protocol/test_acd_machine.py` holds the machine to these in any order of packets, time, full transmit queues and
+calls (`ARPIPAM_STEPS=100000` for as many steps):
+
+- No frame has the address as its sender before `claim` or `adopt`, and `claim` is legal only after PROBE_NUM
+  probes have left and the listening has ended.
+- From then on each question of another host is answered in *announcing* and *defending*, and none in *guarding*.
+- From *in use*, *contended*, *lost* and *released* nothing is sent, and nothing is due.
+- Defences leave at least DEFEND_INTERVAL apart.
+- Each foreign frame from an address that we hold is one `Conflict`; `Ready`, `Used`, `Contended` and `Lost` are told
+  once, exactly where the machine reaches that state.
+- Our own frames that come back change nothing, and a call that is not legal raises and changes nothing.
+- The frames and the events that wait are bounded.
+"""
+
 
 def exits(state: AcdState) -> Iterator[tuple[str, AcdState]]:
     """What happens in a state, with the decision where there is one, and the next state."""
@@ -114,7 +131,8 @@ def main() -> None:
     """Write the page."""
     final = ", ".join(f"*{state}*" for state in ends())
     last = f"- Nothing leads on from {final}.\n"
-    parts = [HEAD, "```mermaid", *diagram(), "```\n", *table(), "", NOTES + last, DECISIONS, *decisions(), "", EVENTS]
+    machine = [HEAD, "```mermaid", *diagram(), "```\n", *table(), "", NOTES + last]
+    parts = [*machine, DECISIONS, *decisions(), "", EVENTS, INVARIANTS]
     sys.stdout.write("\n".join(parts).rstrip() + "\n")
 
 
