@@ -10,7 +10,7 @@ from arpipam.leases import sqlite
 from arpipam.leases.clock import HostClock
 from arpipam.leases.lease import LeaseState
 from arpipam.leases.sqlite import SqliteLeaseStore
-from tests.support.leases import Clock, address, reserve, reserved
+from tests.support.leases import Clock, address, refusal, reserve, reserved
 
 
 def test_a_lease_that_was_released_long_ago_is_forgotten_by_number_too(
@@ -77,3 +77,11 @@ def test_the_clocks_of_this_host_run_and_tell_its_boot() -> None:
     assert one.boot == two.boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert one.elapsed() <= two.elapsed() <= one.elapsed()
     assert one.calendar() > 1e9
+
+
+def test_a_store_that_is_closed_is_of_no_use_any_more(path: Path, clock: Clock) -> None:
+    with SqliteLeaseStore(path, clock=clock) as store:
+        lease = reserved(store)
+        assert store.held(lease.id)
+    assert not store.held(lease.id)
+    assert "closed database" in refusal(store.leases)

@@ -19,7 +19,7 @@ _OPPOSITES: dict[type[cst.BaseCompOp], Callable[[], cst.BaseCompOp]] = {
 }
 
 
-_SQL = re.compile(r"\b(DELETE|INSERT|SELECT|UPDATE|VALUES|WHERE)\b")
+_SQL = re.compile(r"\b(DELETE|INSERT|ORDER|SELECT|UPDATE|VALUES|WHERE)\b")
 
 
 def leave_out(node: cst.Expr) -> Iterator[cst.Pass]:

@@ -326,8 +326,8 @@ def test_dropped_frames_start_the_count_anew_and_discard_what_has_not_left() -> 
     desk = Desk(FIRST, SECOND)
     desk.until_round(2)
     desk.hear(SECOND, OTHER)
-    desk.now += 0.01
-    desk.probing.advance(desk.now)
+    desk.now = desk.probing.deadline
+    desk.probing.advance(desk.now)  # its frames have not left yet
     desk.probing.overflow(5, desk.now)
     assert list(desk.probing.acds) == [FIRST]
     assert desk.probing.outcomes[SECOND].verdict is Verdict.IN_USE

@@ -82,8 +82,9 @@ def test_the_silent_are_asked_again_until_their_rounds_are_over() -> None:
     assert subject.silent == {2: 3}
 
 
-def test_a_repeated_survey_asks_all_that_are_silent_whatever_their_rounds() -> None:
-    subject, _ = survey(rounds=1)
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_repeated_survey_asks_all_that_are_silent_whatever_their_rounds(*, shared: bool) -> None:
+    subject, _ = survey(rounds=1, recent=RecentRequests() if shared else None)
     subject.add([1, 2, 3], 0.0)
     subject.repeat(0.0)  # the first is still on its way out
     assert flush(subject, 0.0) == [1, 2, 3]
