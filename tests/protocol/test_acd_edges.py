@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from arpipam.protocol.acd import MOST_EVENTS, MOST_REPLIES, AcdState
+import random
+
+from arpipam.protocol.acd import MOST_EVENTS, MOST_REPLIES, Acd, AcdState
 from arpipam.protocol.events import Announced
+from arpipam.protocol.policy import FIRST_RELEASE
 from arpipam.protocol.timing import RFC5227
-from tests.support.acd import ADDRESS, MINE, OTHER, Bench, at
+from arpipam.protocol.witnesses import SearchWitnesses
+from tests.support.acd import ADDRESS, MINE, OTHER, Bench, announcement, at
 
 
 def told(bench: Bench) -> list[object]:
@@ -62,3 +66,21 @@ def test_another_mac_is_announced_once_while_it_is_guarded_and_told() -> None:
     assert bench.acd.deadline is None
     bench.acd.change_mac(MINE)
     assert told(bench) == [Announced()]
+
+
+def test_a_claim_that_says_it_is_older_by_more_than_is_believed_is_not_compared() -> None:
+    date = FIRST_RELEASE + 100_000_000
+    for older_by, believed in ((10, True), (11, False)):
+        bench = Bench()
+        bench.acd = Acd(
+            ADDRESS,
+            MINE,
+            SearchWitnesses(RFC5227, bound=1e-6, alone=True),
+            rng=random.Random(1),
+            now=0.0,
+            max_older_claim=10.0,
+        )
+        bench.acd.since = date
+        bench.acd.adopt()
+        bench.hear(announcement(OTHER, date - older_by * 1_000_000))
+        assert [conflict.older for conflict in bench.conflicts()] == [False if believed else None]

@@ -91,3 +91,10 @@ CLAIMS = st.tuples(st.integers(FIRST_RELEASE, FIRST_RELEASE + 10**14), st.sample
 def test_two_claims_that_believe_each_other_agree(one: tuple[int, bytes], other: tuple[int, bytes]) -> None:
     if one != other:
         assert is_older(one, other) is not is_older(other, one)
+
+
+def test_a_claim_from_the_very_first_moment_counts_and_none_is_older_than_itself() -> None:
+    first, second = (FIRST_RELEASE, b"\x02\0\0\0\0\1"), (FIRST_RELEASE + 1, b"\x02\0\0\0\0\1")
+    assert is_older(first, second) is True
+    assert is_older(second, first) is False
+    assert is_older(first, first) is False
