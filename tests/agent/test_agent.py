@@ -202,6 +202,21 @@ def test_settings_that_do_not_fit_one_network_stop_no_other_and_are_shown(tmp_pa
     run(test)
 
 
+def test_what_failed_in_a_network_is_in_its_view(tmp_path: Path) -> None:
+    remember(tmp_path, LAN, BACK)
+
+    async def test() -> None:
+        agent = Agent(config(tmp_path), edges=Made().edges)
+        await agent.start()
+        lan, _ = agent._networks()
+        lan.supervisor.failed("ready addresses", LeaseError("full"))
+        views = {view.pool: [failure.reason for failure in view.failures] for view in agent.status().networks}
+        assert views == {LAN.id: ["full"], BACK.id: []}
+        await agent.stop()
+
+    run(test)
+
+
 def test_a_failed_start_ends_in_its_own_reason(tmp_path: Path) -> None:
     class Broken(SqliteLeaseStore):
         def leases(self, *_: Any, **__: Any) -> Any:
