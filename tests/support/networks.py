@@ -102,8 +102,8 @@ class FakeClaim:
         if self.state is not ClaimState.RELEASED:
             if self.state is ClaimState.LINK_LOST:
                 raise LinkError("br0: closed")
-            self.state = ClaimState.RELEASED
             self.released += 1
+            self.become(ClaimState.RELEASED)
             self._store.release(self.lease.id, quarantine=quarantine)
 
 

@@ -129,6 +129,7 @@ class Holdings:
         def take_up() -> list[Claim]:
             return [adopt(lease) for lease in self._bound() if lease.mac]
 
+        await self.finish()  # what was begun before the link was gone is on disk then, and is read
         async with self._of_no_claim:
             for claim in await self._in_thread(take_up):
                 self.add(claim, Role.DOCKER, policy, found=True)
@@ -151,13 +152,16 @@ class Holdings:
                 return self._store.hand_out(known.id, mac, owner, container)
             return self._record(address, mac, owner, container)
 
-        async with self._of_no_claim:
-            if self.get(address) is not None:
-                return None
-            lease = await self._in_thread(record)
-            if lease is None:
-                return None
-            return self.add(await self._in_thread(adopt, lease), Role.DOCKER, policy)
+        async def take_up() -> Held | None:
+            async with self._of_no_claim:
+                if self.get(address) is not None:
+                    return None
+                lease = await self._in_thread(record)
+                if lease is None:
+                    return None
+                return self.add(await self._in_thread(adopt, lease), Role.DOCKER, policy)
+
+        return await self._to_its_end(take_up())
 
     # How it goes on.
 
@@ -260,9 +264,14 @@ class Holdings:
 
     async def settle(self) -> None:
         """Release what the disk did not take at the time. Raises LeaseError."""
-        for lease_id, quarantine in list(self._owed.items()):
-            await self._in_thread(self._store.release, lease_id, quarantine=quarantine)
-            self._owed.pop(lease_id, None)
+
+        async def settle() -> None:
+            async with self._of_no_claim:
+                for lease_id, quarantine in list(self._owed.items()):
+                    await self._in_thread(self._store.release, lease_id, quarantine=quarantine)
+                    del self._owed[lease_id]
+
+        await self._to_its_end(settle())
 
     def link_lost(self) -> None:
         """The link is closed: what is Docker's stays on disk, to be taken up when it opens again."""
@@ -273,6 +282,7 @@ class Holdings:
         """Wait for everything that is under way, however it ends."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+            await asyncio.sleep(0)  # those that are done leave only then
 
     # Leases without a claim: addresses that Docker keeps for itself, and those of a link that is gone.
 
@@ -286,12 +296,19 @@ class Holdings:
         return [lease for lease in bound if bool(lease.mac) is with_mac]
 
     async def end_lease(self, lease: Lease, quarantine: float = 0.0) -> bool:
-        """End such a lease; False where it has a claim by now."""
-        async with self._of_no_claim:
-            if self.get(lease.address) is not None:
+        """End such a lease; False where it has a claim by now, or has ended."""
+
+        def release() -> bool:
+            if all(known.id != lease.id for known in self._bound()):
                 return False
-            await self._in_thread(self._store.release, lease.id, quarantine=quarantine)
+            self._store.release(lease.id, quarantine=quarantine)
             return True
+
+        async def end() -> bool:
+            async with self._of_no_claim:
+                return self.get(lease.address) is None and await self._in_thread(release)
+
+        return await self._to_its_end(end())
 
     # Parts of these.
 
@@ -336,14 +353,21 @@ class Holdings:
 
     def _bound(self) -> list[Lease]:
         known = self._store.leases(self._interface, states=(LeaseState.BOUND,))
-        return [lease for lease in known if lease.address in self._subnet]
+        return [lease for lease in known if lease.address in self._subnet and lease.id not in self._owed]
 
     def _of_docker(self, address: IPv4Address) -> Lease | None:
         return next((lease for lease in self._bound() if not lease.mac and lease.address == address), None)
 
     def _record(self, address: IPv4Address, mac: str, owner: str, container: str) -> Lease | None:
         prefix, store = self._subnet.prefixlen, self._store
-        return store.record(self._interface, address, prefix, mac=mac, owner=owner, container=container)
+        lease = store.reserve(self._interface, address, prefix, mac, owner, rested=False)
+        if lease is None:
+            return None
+        try:
+            return store.hand_out(lease.id, mac, owner, container)
+        except BaseException:  # what was reserved only is nobody's
+            self._owed[lease.id] = 0.0
+            raise
 
     def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
