@@ -21,10 +21,10 @@ AT_ONCE = 40
 """Containers that are started at the same moment on each host."""
 MANY = 20
 """Foreign stations."""
-RUNS, PAIRS = count("RUNS", day=18, night=60), count("PAIRS", day=150, night=1500)
+RUNS, PAIRS = count("RUNS", day=12, night=60), count("PAIRS", day=150, night=1500)
 """Containers one after another, and addresses taken and given back without one."""
 PATIENCE = 100.0
-MORE_MEMORY = 1024
+MORE_MEMORY = 2048
 """KiB by which the agent may grow in the last third: by then its code is loaded, and its events fit what it has."""
 
 
