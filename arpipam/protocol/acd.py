@@ -205,6 +205,8 @@ class Acd:
         self._announcements = 0
         self._last_probe: float | None = None
         self._last_defence: float | None = None
+        self._defence_waits = False
+        """A defence is in the outbox: another one beside it would leave with it."""
 
     def events(self) -> list[Event]:
         """What has happened since the last call, oldest first; they are returned once."""
@@ -280,6 +282,7 @@ class Acd:
         self._former = {*self._former, self.mac} - {mac}
         self.mac = mac
         self.outbox.clear()
+        self._defence_waits = False
         self._announcements = 0
         if self.state is AcdState.GUARDING:
             self._announce_once(Announced())
@@ -306,8 +309,9 @@ class Acd:
         if decision is Decision.GIVE_UP:
             self._silence()
             self._emit(Lost(packet.sender_mac))
-        elif decision is Decision.DEFEND and not recent:
+        elif decision is Decision.DEFEND and not recent and not self._defence_waits:
             self._last_defence = now
+            self._defence_waits = True
             self._announce_once(Defended())
 
     def _compare(self, packet: ArpPacket, now: float) -> bool | None:
@@ -357,6 +361,7 @@ class Acd:
     def _announce_once(self, event: Event) -> None:
         def sent(now: float) -> None:
             if isinstance(event, Defended):
+                self._defence_waits = False
                 self._last_defence = now  # DEFEND_INTERVAL counts from the frame, however long it waited
             self._emit(event)
 
@@ -377,6 +382,7 @@ class Acd:
     def _silence(self) -> None:
         self.deadline = None
         self.outbox.clear()
+        self._defence_waits = False
 
     def _emit(self, event: Event) -> None:
         if len(self._events) < MOST_EVENTS or isinstance(event, _FINAL):

@@ -329,3 +329,14 @@ def test_no_frame_and_no_order_of_events_breaks_the_machine(
             bench.acd.release()
         claimed = any(packet.sender_ip == ADDRESS for _, packet in bench.sent)
         assert not claimed or bench.acd.probes == 3
+
+
+def test_2_4_of_two_defences_that_the_kernel_could_not_take_one_leaves() -> None:
+    bench = at(AcdState.DEFENDING, Policy.ALWAYS)
+    sent = len(bench.sent)
+    for _ in range(3):
+        bench.acd.receive(reply(OTHER, ADDRESS), bench.now)
+        bench.now += 12
+    bench.flush()
+    assert [packet for _, packet in bench.sent[sent:]] == [request(MINE, ADDRESS, ADDRESS)]
+    assert bench.told.count(Defended()) == 1
