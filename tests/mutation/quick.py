@@ -34,6 +34,7 @@ SLOW = (
     "test_a_folder_that_cannot_be_written_is_named_with_the_remedy",  # runs as another user, who cannot read mutmut
     "test_races_of_eight_for_one_address_have_one_owner_at_most",
     "test_a_used_address_is_never_called_free",
+    "test_the_stated_chance",
     "test_different_owners_seldom_meet",
     "test_eight_searches_of_one_host_take_no_longer_than_on_eight_hosts_and_half_the_frames",
     "test_no_frame_makes_it_crash_or_give_out_a_used_address",
