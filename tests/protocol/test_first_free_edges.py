@@ -10,7 +10,7 @@ import pytest
 from arpipam.errors import PoolExhaustedError
 from arpipam.protocol import arp
 from arpipam.protocol.timing import ADAPTIVE
-from tests.support.first_free import BRIDGE, FIRST, MINE, NET, RIVAL, STATION, Desk
+from tests.support.first_free import BRIDGE, FIRST, MINE, NET, RIVAL, STATION, WITNESS, Desk
 
 
 def test_what_is_found_and_what_it_rests_on() -> None:
@@ -41,8 +41,10 @@ def test_after_a_miss_the_survey_is_repeated_for_all_that_are_silent_and_listene
     missed = desk.now
     before = desk.asked(probes=False).count(FIRST + 2)
     desk.stations[FIRST + 1] = STATION  # it was there all the time
+    sent = len(desk.left)
     desk.flush()
     assert desk.asked(probes=False).count(FIRST + 2) == before + 1
+    assert WITNESS in [packet.target_ip for _, packet in desk.left[sent:]]
     assert desk.search.deadline is not None
     assert desk.search.deadline > missed
     desk.run()
@@ -50,6 +52,20 @@ def test_after_a_miss_the_survey_is_repeated_for_all_that_are_silent_and_listene
     assert desk.search.found.acd.address == FIRST + 2
     assert tried == [FIRST, FIRST + 2]
     assert desk.search.found.in_use == 2
+    assert desk.returned == [FIRST]
+
+
+def test_what_this_host_uses_itself_is_in_use_though_no_survey_shows_it() -> None:
+    desk = Desk()
+    while desk.search.probing is None:
+        desk.step()
+    desk.hear(arp.REQUEST, BRIDGE, FIRST, FIRST, arp.NO_MAC)
+    while desk.search.probing is not None:
+        desk.step()
+    assert desk.search.survey.answers[FIRST].mac == BRIDGE
+    desk.run()
+    assert desk.search.found is not None
+    assert desk.search.found.acd.address == FIRST + 1
     assert desk.returned == [FIRST]
 
 

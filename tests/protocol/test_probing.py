@@ -319,6 +319,22 @@ def test_the_canary_of_the_network_of_all_addresses_is_named_too() -> None:
     assert " even 0.0.0.0 " in canary.doubt()
 
 
+def test_the_chance_is_stated_with_a_doubt_too_as_of_that_moment() -> None:
+    desk = Desk(FIRST, SECOND, timing=LAN)
+    desk.step()
+    desk.answers = False
+    desk.step()
+    desk.now += 1.0
+    desk.canary.receive(ArpPacket(arp.REPLY, OTHER, NET, MINE, 0, OTHER, MINE))
+    desk.hear(FIRST, OTHER)
+    assert desk.probing.outcomes[FIRST].miss_probability is not None
+    while not desk.probing.done:
+        desk.step()
+    outcome = desk.probing.outcomes[SECOND]
+    assert (outcome.verdict, outcome.reason) == (Verdict.UNKNOWN, desk.canary.doubt())
+    assert outcome.miss_probability is not None
+
+
 # Dropped frames.
 
 

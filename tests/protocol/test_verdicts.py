@@ -207,6 +207,7 @@ def test_it_listens_before_it_chooses_longer_where_a_witness_is_silent() -> None
     assert desk.search.probing is None
     desk.search.advance(desk.due())
     assert desk.search.probing is not None
+    assert desk.search.probing.rounds == 1  # at once
 
     desk = Desk([FIRST], now=50.0)
     desk.stations.clear()

@@ -249,3 +249,20 @@ def test_an_answer_to_a_probe_from_another_search_of_this_mac_sets_no_listening(
     subject.heard(1, 1.5)
     assert subject.answers(1) == 1
     assert subject.settle() == ADAPTIVE.announce_wait
+
+
+def test_one_lost_answer_of_one_that_must_answer_is_enough_to_be_judged_alone() -> None:
+    subject = witnesses(1, 2)
+    for witness, answers in ((1, 9), (2, 10)):
+        for n in range(10):
+            subject.sent(witness, float(n))
+            if n < answers:
+                subject.heard(witness, n + 0.001)
+    assert subject.miss(4, 100.0) == pytest.approx(miss_probability(4, 9, 1))
+
+
+def test_at_the_end_of_the_patience_a_probe_is_overdue() -> None:
+    subject = witnesses(1)
+    subject.sent(1, 2.0)
+    assert subject.counts(1, 2.25, 0.5) == (0, 0)
+    assert subject.counts(1, 2.5, 0.5) == (0, 1)
