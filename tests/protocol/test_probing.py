@@ -125,6 +125,8 @@ def test_a_round_that_another_search_has_sent_stands_beside_ours_but_our_witness
     one, two = Desk(link=link), Desk(SECOND, link=link, mac=OTHER)
     assert probes(one.step()) == [FIRST, WITNESS, NET]
     assert probes(two.step(), OTHER) == [SECOND, WITNESS]  # a stranger until it has answered
+    assert two.witnesses.counts(WITNESS, two.now, 0.0) == (2, 0)  # that round, and its own question
+    assert one.witnesses.counts(WITNESS, one.now, 0.0) == (1, 0)
     one.now += 0.002
     two.now += 0.002
     assert probes(one.step()) == [FIRST, WITNESS, NET]
@@ -161,6 +163,13 @@ def test_an_address_that_another_probes_for() -> None:
     desk.step()
     desk.rival(FIRST)
     assert desk.run() == Outcome(Verdict.CONTENDED, OTHER, None, 1)
+
+
+def test_a_probe_of_this_host_is_no_contention() -> None:
+    desk = Desk()
+    desk.step()
+    desk.rival(FIRST, BRIDGE)
+    assert desk.run().verdict is Verdict.FREE
 
 
 def test_what_is_free_is_watched_until_it_is_claimed() -> None:
