@@ -70,12 +70,12 @@ class Agent:
         self._edges = edges = edges or Edges()
         self.started = edges.now()
         self._loop = asyncio.get_running_loop()
-        self._journal = Journal(clock=edges.now)
-        self._supervisor = Supervisor(self._journal.failed, self._journal.works_again, clock=edges.now)
+        self._journal = Journal(edges.now)
+        self._supervisor = Supervisor(edges.now, self._journal.failed, self._journal.works_again)
         state_dir = config.agent.state_dir
         leases = edges.lease_store(state_dir / "leases.db")
         self._pools = edges.pool_store(state_dir / "pools.db")
-        self._memory = Memory(self._station_store(state_dir / "stations.db"))
+        self._memory = Memory(self._station_store(state_dir / "stations.db"), edges.in_thread)
         self._running: dict[str, _Running] = {}
         self._wrong: dict[str, str] = {}
         """Networks, by pool, whose settings are wrong, and why: they are defended, and nothing is handed out there."""
@@ -228,8 +228,8 @@ class Agent:
 
     def leases(self) -> list[LeaseView]:
         """Return all leases of this host."""
-        leases = self.tools.leases.leases()
-        return [lease_view(lease, self._network_of(lease.interface, lease.address)) for lease in leases]
+        leases, now = self.tools.leases.leases(), self._edges.monotonic()
+        return [lease_view(lease, self._network_of(lease.interface, lease.address), now) for lease in leases]
 
     def stations(self) -> list[StationView]:
         """Every station that was seen on a link."""
@@ -366,7 +366,7 @@ class Agent:
     def _station_store(self, path: Path) -> StationStore | None:
         """What is remembered of stations is a hint: without its file the agent works all the same."""
         try:
-            return self._edges.station_store(path)
+            return self._edges.station_store(path, self._edges.now)
         except ArpipamError as error:
             self._supervisor.failed(MEMORY, error)
             return None

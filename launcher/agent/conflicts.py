@@ -7,7 +7,6 @@ claims meet, as after a cut, the older one stays, and both hosts know which one 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from arpipam.errors import ArpipamError
@@ -39,6 +38,7 @@ class Conflicts:
 
     def __init__(self, tools: Tools, move: Callable[[str, str], Awaitable[None]]) -> None:
         self._tools = tools
+        self._edges = tools.edges
         self._move = move
         self._told: dict[tuple[str, IPv4Address, str, bool | None], float] = {}
         self._moving: set[IPv4Address] = set()
@@ -49,10 +49,10 @@ class Conflicts:
     def met(self, network: Network, held: Held, conflict: Conflict) -> None:
         """Another station uses the address."""
         self._tools.metrics.conflict(network.pool.interface)
-        young = conflict.older is False and time.monotonic() - held.born < INFANCY
+        young = conflict.older is False and self._edges.monotonic() - held.born < INFANCY
         moves = young or (network.settings.policy == "move" and conflict.older is not True)
         key = network.pool.interface, conflict.address, conflict.other, conflict.older
-        now = time.monotonic()
+        now = self._edges.monotonic()
         if now - self._told.get(key, -TOLD_EVERY) >= TOLD_EVERY:
             if len(self._told) >= _MEMORY:  # whoever makes up MACs is told of less often
                 self._told.clear()
@@ -83,7 +83,7 @@ class Conflicts:
         owner = held.lease.owner
         text = f"{conflict.other} uses {conflict.address} of {owner} too; {does}"
         event = Event(
-            time.time(),
+            self._edges.now(),
             EventKind.CONFLICT,
             network.pool.interface,
             address=str(conflict.address),
@@ -114,9 +114,9 @@ class Conflicts:
                 await asyncio.sleep(DECIDE)
                 if held.conflict is not None and held.conflict.older:
                     return
-            until = time.monotonic() + MOVING
+            until = self._edges.monotonic() + MOVING
             while (docker := self._tools.containers.attached(held.lease)) is None:
-                if not network.holdings.has(held) or time.monotonic() > until:
+                if not network.holdings.has(held) or self._edges.monotonic() > until:
                     return  # it has stopped, or moved already
                 await asyncio.sleep(LOOK)
             if not self._tools.containers.given_by_us(docker):

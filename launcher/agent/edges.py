@@ -1,4 +1,4 @@
-"""What lies around the agent and is given to it where it is made: files, links, the engine, threads, the hook.
+"""What lies around the agent and is given to it where it is made: files, links, the engine, clocks, threads, the hook.
 
 The defaults are the real ones. A simulation gives others, and all that is inside runs unchanged.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from random import Random
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 from arpipam.allocator import Allocator
@@ -74,9 +73,10 @@ class Edges:
 
     lease_store: Callable[[Path], LeaseStore] = SqliteLeaseStore
     pool_store: Callable[[Path], PoolStore] = PoolStore
-    station_store: Callable[[Path], StationStore] = StationStore
+    station_store: Callable[[Path, Callable[[], float]], StationStore] = StationStore
+    """Told of the file and of `now`."""
     allocator: Callable[..., Allocator] = Allocator
-    """Opens a link."""
+    """Opens a link. What is drawn by lot is drawn there: a simulation makes allocators with a seed."""
     facts: Callable[[str], netlink.Facts] = netlink.facts
     """What the kernel says of an interface; waits."""
     on_subnet: Callable[[IPv4Network], list[str]] = netlink.on_subnet
@@ -88,4 +88,3 @@ class Edges:
     """Seconds that only go forward."""
     now: Callable[[], float] = time.time
     """Seconds since 1970."""
-    random: Random = Random()  # noqa: RUF009 - one for all; no secret hangs on it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +33,9 @@ LEVELS = dict.fromkeys(
 
 
 class Journal:
-    """Keeps the recent events and hands each to all readers. For the event loop only."""
+    """Keeps the recent events and hands each to all readers. For the event loop only. `clock()`: seconds since 1970."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
         self._readers: set[asyncio.Queue[Event]] = set()

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from arpipam.leases.database import Database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -224,7 +223,7 @@ class StationStore:
     Raises LeaseError, in one line, where the file or its folder cannot be used.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self._clock = clock
         loss = "what it holds is seen again"
         self._db = Database(path, "memory of stations", schema=_SCHEMA, version=_VERSION, loss=loss, durable=False)
@@ -277,8 +276,9 @@ class StationStore:
 class Memory:
     """The stations of every link, saved from time to time. Without its file the agent works all the same."""
 
-    def __init__(self, store: StationStore | None) -> None:
+    def __init__(self, store: StationStore | None, in_thread: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
         self._store = store
+        self._in_thread = in_thread
         self._stations: dict[str, Stations] = {}
 
     def of(self, interface: str) -> Stations:
@@ -295,7 +295,7 @@ class Memory:
         """Save every SAVING seconds until cancelled, and call `saved()` each time. Raises LeaseError."""
         while True:
             await asyncio.sleep(SAVING)
-            await asyncio.to_thread(self.save)
+            await self._in_thread(self.save)
             saved()
 
     def save(self) -> None:

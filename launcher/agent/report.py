@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -46,11 +45,11 @@ def network_view(network: Network) -> NetworkView:
     )
 
 
-def lease_view(lease: Lease, network: Network | None) -> LeaseView:
-    """A lease; `network` None: the agent has none where it is."""
+def lease_view(lease: Lease, network: Network | None, now: float) -> LeaseView:
+    """A lease, at `now` (monotonic seconds); `network` None: the agent has none where it is."""
     held = None if network is None else network.holdings.get(lease.address)
     ready = held is not None and held.role is Role.READY
-    shown = held is not None and time.monotonic() - held.conflict_at < CONFLICT_SHOWN
+    shown = held is not None and now - held.conflict_at < CONFLICT_SHOWN
     return LeaseView(
         interface=lease.interface,
         address=str(lease.address),

@@ -7,7 +7,6 @@ the task that runs it never ends by an exception.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ SETTLED = 60.0  # s that a part runs without a failure before it counts as worki
 
 
 class Supervisor:
-    """Keeps the failures of some parts, by their names.
+    """Keeps the failures of some parts, by their names. `clock()` is seconds since 1970.
 
     `on_failure(failure, error)` is called at each failure, `on_recovery(part)` once a part works again. Not for use
     from other threads than the event loop's.
@@ -30,10 +29,9 @@ class Supervisor:
 
     def __init__(
         self,
+        clock: Callable[[], float],
         on_failure: Callable[[Failure, BaseException], None] = lambda *_: None,
         on_recovery: Callable[[str], None] = lambda _: None,
-        *,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._on_failure = on_failure
         self._on_recovery = on_recovery

@@ -20,6 +20,7 @@ from arpipam.errors import ArpipamError, LeaseError, LinkError
 from arpipam.leases.lease import LeaseState
 from arpipam.protocol import arp
 from arpipam.protocol.policy import Policy
+from launcher.agent.edges import Edges
 from launcher.agent.network.held import PENDING, READY_OWNER, Held, Role
 from launcher.agent.network.holdings import Holdings, release_leftovers
 from tests.support.leases import Clock, address
@@ -117,8 +118,7 @@ class Steps(RuleBasedStateMachine):
             SUBNET,
             self.store,
             soon=self.soon,
-            in_thread=self.disk.in_thread,
-            now=lambda: self.clock.now,
+            edges=Edges(in_thread=self.disk.in_thread, monotonic=lambda: self.clock.now),
             quarantine=lambda: 60.0,
             on_change=self.changed,
         )

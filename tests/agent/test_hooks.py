@@ -79,7 +79,7 @@ def test_the_time_limit_ends_all_that_the_hook_started(tmp_path: Path) -> None:
 
 def flood(events: list[Event], tmp_path: Path) -> tuple[int, int, list[str]]:
     """How many hooks ran for these at once, and in all, and what was told."""
-    journal, gate = Journal(), asyncio.Event()
+    journal, gate = Journal(lambda: 5.0), asyncio.Event()
     running = most = total = 0
 
     async def run(_: Path, text: bytes) -> None:

@@ -36,7 +36,7 @@ def test_every_kind_that_is_told_is_listed() -> None:
 
 def test_readers_get_what_happens_and_first_the_recent() -> None:
     async def test() -> list[str]:
-        journal = Journal(clock=lambda: 5.0)
+        journal = Journal(lambda: 5.0)
         journal.add(EventKind.LINK_DOWN, "br0", text="gone")
         reader = journal.events(recent=True)
         first = await anext(reader)
@@ -52,7 +52,7 @@ def test_readers_get_what_happens_and_first_the_recent() -> None:
 
 def test_a_reader_that_is_too_far_behind_is_ended() -> None:
     async def test() -> int:
-        journal = Journal()
+        journal = Journal(lambda: 5.0)
         reader = journal.events()
         waiting = asyncio.ensure_future(anext(reader))
         await asyncio.sleep(0)
@@ -66,7 +66,7 @@ def test_a_reader_that_is_too_far_behind_is_ended() -> None:
 
 def test_each_kind_is_logged_once_with_its_level() -> None:
     structlog.reset_defaults()
-    journal = Journal()
+    journal = Journal(lambda: 5.0)
     with capture_logs() as lines:
         for kind in (EventKind.HANDED_OUT, EventKind.LINK_UP, EventKind.CONFLICT):
             journal.add(kind, "br0", address="10.0.0.1")

@@ -148,7 +148,7 @@ class Remembering(RuleBasedStateMachine):
         self.clock = Clock()
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "stations.db"
-        self.store = StationStore(self.path, clock=self.clock)
+        self.store = StationStore(self.path, self.clock)
         self.stations = self.store.load(LINK, limit=self.limit)
         self.newcomers: list[Seen] = []
         self.regulars: list[Seen] = []
@@ -193,7 +193,7 @@ class Remembering(RuleBasedStateMachine):
     def start_anew(self) -> None:
         self.save(age=1000.0)
         self.store.close()
-        self.store = StationStore(self.path, clock=self.clock)
+        self.store = StationStore(self.path, self.clock)
         self.stations = self.store.load(LINK, limit=self.limit)
         known = sorted([*self.newcomers, *self.regulars], key=lambda one: (one.last, one.address))
         self.regulars = [one for one in known if one.last - one.first >= REGULAR]

@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_only_what_changed_is_written(path: Path) -> None:
-    with StationStore(path, clock=Clock()) as store:
+    with StationStore(path, Clock()) as store:
         stations = store.load(LINK)
         for number in range(1, 101):
             stations.see(number, mac(number), NOW)
@@ -49,7 +49,7 @@ def test_only_what_changed_is_written(path: Path) -> None:
 
 
 def test_what_was_pushed_out_before_it_was_saved_never_reaches_the_disk(path: Path) -> None:
-    with StationStore(path, clock=Clock()) as store:
+    with StationStore(path, Clock()) as store:
         stations = store.load(LINK, limit=10)
         for number in range(1, 1001):
             stations.see(number, mac(number), NOW)
@@ -59,7 +59,7 @@ def test_what_was_pushed_out_before_it_was_saved_never_reaches_the_disk(path: Pa
 
 
 def test_of_more_than_there_is_room_for_those_seen_last_are_loaded(path: Path) -> None:
-    with StationStore(path, clock=Clock()) as store:
+    with StationStore(path, Clock()) as store:
         stations = store.load(LINK)
         for number in range(1, 101):
             stations.see(number, mac(number), NOW + number)
@@ -83,7 +83,7 @@ def test_changes_while_it_is_written_are_not_lost() -> None:
 
 def test_links_are_kept_apart(path: Path) -> None:
     clock = Clock()
-    with StationStore(path, clock=clock) as store:
+    with StationStore(path, clock) as store:
         for link, number in (("br0", 1), ("br1", 2)):
             stations = store.load(link)
             stations.see(7, mac(number), NOW)
@@ -97,7 +97,7 @@ def test_links_are_kept_apart(path: Path) -> None:
 
 def test_sightings_of_a_future_that_did_not_come_are_of_today(path: Path) -> None:
     clock = Clock(NOW + 365 * DAY)
-    with StationStore(path, clock=clock) as store:
+    with StationStore(path, clock) as store:
         stations = store.load(LINK)
         stations.see(7, mac(7), clock.now)
         store.save(LINK, stations)
@@ -106,13 +106,13 @@ def test_sightings_of_a_future_that_did_not_come_are_of_today(path: Path) -> Non
 
 
 def test_it_is_of_no_one_elses_business(path: Path) -> None:
-    with StationStore(path):
+    with StationStore(path, Clock()):
         assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_sightings_on_one_thread_and_saves_on_another(path: Path) -> None:
-    with StationStore(path, clock=Clock()) as store:
+    with StationStore(path, Clock()) as store:
         stations = store.load(LINK, limit=500)
         ending = threading.Event()
         errors = []
@@ -156,14 +156,14 @@ def refusal(call: Callable[[], object]) -> str:
 def test_a_damaged_file_is_named(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"no database at all, " * 1000)
-    assert refusal(lambda: StationStore(path)) == (
+    assert refusal(lambda: StationStore(path, Clock())) == (
         f"memory of stations {path}: file is not a database; is the disk full or read-only? a damaged file may be "
         "moved away: what it holds is seen again"
     )
 
 
 def test_a_file_that_is_damaged_further_in_is_named(path: Path) -> None:
-    with StationStore(path, clock=Clock()) as store:
+    with StationStore(path, Clock()) as store:
         stations = store.load(LINK)
         for number in range(1, 5001):
             stations.see(number, mac(number), NOW)
@@ -171,13 +171,13 @@ def test_a_file_that_is_damaged_further_in_is_named(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[8192:] = b"\xa5" * (len(content) - 8192)
     path.write_bytes(content)
-    with StationStore(path) as store:
+    with StationStore(path, Clock()) as store:
         assert "malformed" in refusal(lambda: store.load(LINK))
 
 
 def test_a_locked_file_is_named_and_nothing_is_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arpipam.leases.database._BUSY", 0.05)
-    with StationStore(path, clock=Clock()) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
+    with StationStore(path, Clock()) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
         stations = store.load(LINK)
         stations.see(7, mac(7), NOW)
         other.execute("BEGIN IMMEDIATE")
@@ -188,7 +188,7 @@ def test_a_locked_file_is_named_and_nothing_is_lost(path: Path, monkeypatch: pyt
 
 
 def test_a_save_that_fails_half_way_changes_nothing(path: Path) -> None:
-    with StationStore(path, clock=Clock()) as store:
+    with StationStore(path, Clock()) as store:
         stations = store.load(LINK)
         stations.see(7, mac(7), NOW)
         stations.see(8, b"no MAC", NOW)
@@ -201,12 +201,12 @@ def test_a_save_that_fails_half_way_changes_nothing(path: Path) -> None:
 
 
 def test_a_file_of_another_version_is_named(path: Path) -> None:
-    StationStore(path).close()
+    StationStore(path, Clock()).close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 7")
-    assert "format 7, this one knows 1" in refusal(lambda: StationStore(path))
+    assert "format 7, this one knows 1" in refusal(lambda: StationStore(path, Clock()))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
-    assert "--state-dir" in refusal(lambda: StationStore(tmp_path / "state/stations.db"))
+    assert "--state-dir" in refusal(lambda: StationStore(tmp_path / "state/stations.db", Clock()))

@@ -50,7 +50,7 @@ def test_a_part_that_fails_is_restarted_and_shown_until_it_works(error: BaseExce
         failed: list[Failure] = []
         recovered: list[str] = []
         running = asyncio.Event()
-        supervisor = Supervisor(lambda failure, _: failed.append(failure), recovered.append, clock=lambda: next(times))
+        supervisor = Supervisor(lambda: next(times), lambda failure, _: failed.append(failure), recovered.append)
         task = asyncio.create_task(supervisor.run("part", failing(2, error, then=running.set)))
         async with asyncio.timeout(10):
             await running.wait()
@@ -72,7 +72,7 @@ def test_a_part_that_runs_long_enough_works_again(monkeypatch: pytest.MonkeyPatc
 
     async def test() -> None:
         recovered = asyncio.Event()
-        supervisor = Supervisor(on_recovery=lambda _: recovered.set())
+        supervisor = Supervisor(lambda: 1.0, on_recovery=lambda _: recovered.set())
         task = asyncio.create_task(supervisor.run("part", failing(1, ValueError("x"), then=lambda: None)))
         async with asyncio.timeout(10):
             await recovered.wait()
@@ -89,7 +89,7 @@ def test_a_part_that_ends_is_not_restarted() -> None:
         async def work() -> None:
             runs.append(1)
 
-        await Supervisor().run("part", work)
+        await Supervisor(lambda: 1.0).run("part", work)
         assert runs == [1]
 
     asyncio.run(test())
@@ -103,7 +103,7 @@ def test_one_attempt_succeeds_or_fails_for_its_part_alone() -> None:
         async def bad() -> None:
             raise LeaseError("full")
 
-        supervisor = Supervisor(clock=lambda: 1.0)
+        supervisor = Supervisor(lambda: 1.0)
         assert not await supervisor.attempt("one", bad)
         assert await supervisor.attempt("two", good)
         assert supervisor.failures == (Failure("one", 1.0, "full"),)

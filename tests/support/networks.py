@@ -224,7 +224,7 @@ def bench(store: LeaseStore, settings: NetworkSettings | None = None, **edges: A
         config=SimpleNamespace(agent=SimpleNamespace(quarantine=60.0, remember=0.0)),
         metrics=SimpleNamespace(claimed=lambda *_: None, judged=lambda _: None, conflict=lambda _: None),
         memory=SimpleNamespace(of=lambda _: Stations()),
-        journal=Journal(),
+        journal=Journal(time.time),
         declared=SimpleNamespace(of=lambda *_: SimpleNamespace(required={}, kept=())),
         spawn=lambda work: None if loop.is_closed() else loop.create_task(work),
     )

@@ -7,7 +7,6 @@ each claim, and what was begun is finished even where its caller is cancelled: s
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from arpipam.errors import LinkError
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from arpipam.claim import Claim, ClaimState, Conflict
     from arpipam.leases.lease import Lease, LeaseStore
     from arpipam.protocol.policy import Policy
-    from launcher.agent.edges import RunsInThread
+    from launcher.agent.edges import Edges
 
 T = TypeVar("T")
 
@@ -34,8 +33,7 @@ async def _at_once() -> None:
 class Holdings:
     """The claims of one network on `interface` and in `subnet`.
 
-    `soon(function, ...)` calls a function on the event loop, from another thread; `in_thread` and `now` stand where
-    asyncio.to_thread and time.monotonic do.
+    `soon(function, ...)` calls a function on the event loop, from another thread.
     """
 
     def __init__(
@@ -45,8 +43,7 @@ class Holdings:
         store: LeaseStore,
         *,
         soon: Callable[..., None],
-        in_thread: RunsInThread = asyncio.to_thread,
-        now: Callable[[], float] = time.monotonic,
+        edges: Edges,
         quarantine: Callable[[], float],
         on_change: Callable[[Held, ClaimState], None] = lambda *_: None,
         on_conflict: Callable[[Held, Conflict], None] = lambda *_: None,
@@ -55,8 +52,8 @@ class Holdings:
         self._subnet = subnet
         self._store = store
         self._soon = soon
-        self._in_thread = in_thread
-        self._now = now
+        self._in_thread = edges.in_thread
+        self._now = edges.monotonic
         self._quarantine = quarantine
         self._on_change = on_change
         self._on_conflict = on_conflict

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from arpipam.allocator import Allocator
+    from launcher.agent.edges import Edges
 
 REOPEN = 1.0  # s between two tries to open a link
 
@@ -29,7 +30,9 @@ class Opened(Protocol):
 class NetworkLink:
     """The allocator of `interface`, or the reason why there is none. `make()` returns one that is not open yet."""
 
-    def __init__(self, interface: str, make: Callable[[], Awaitable[Allocator]], tell: Callable[..., None]) -> None:
+    def __init__(
+        self, interface: str, make: Callable[[], Awaitable[Allocator]], tell: Callable[..., None], edges: Edges
+    ) -> None:
         self.interface = interface
         self.opened = asyncio.Event()
         """Set while the link is open and all leases are defended."""
@@ -40,6 +43,7 @@ class NetworkLink:
         """Whether a container's own answers can be heard: a macvlan parent and its children never hear each other."""
         self._make = make
         self._tell = tell
+        self._in_thread = edges.in_thread
         self._allocator: Allocator | None = None
 
     @property
@@ -81,7 +85,7 @@ class NetworkLink:
 
     async def _open(self, network: Opened) -> tuple[Allocator, str]:
         allocator = await self._make()
-        await asyncio.to_thread(allocator.__enter__)
+        await self._in_thread(allocator.__enter__)
         try:
             self.audible = allocator.link.is_bridge
             text = await network.opened(allocator)
@@ -100,4 +104,4 @@ class NetworkLink:
         try:
             await network.closing()
         finally:
-            await asyncio.to_thread(allocator.__exit__, None, None, None)
+            await self._in_thread(allocator.__exit__, None, None, None)

@@ -75,23 +75,23 @@ class Network:
         self.tools = tools
         self.on_conflict: Callable[[Network, Held, Conflict], None] = lambda *_: None
         self._loop = loop
-        self._now = tools.edges.monotonic
+        edges = tools.edges
+        self._now = edges.monotonic
         self._born = self._now()
         self._kept: tuple[str, ...] = ()
         self._filling: asyncio.Task[None] | None = None
         self.supervisor = Supervisor(
+            edges.now,
             lambda failure, error: tools.journal.failed(failure, error, pool.interface),
             lambda part: tools.journal.works_again(part, pool.interface),
-            clock=tools.edges.now,
         )
-        self.link = NetworkLink(pool.interface, self._allocator, self.tell)
+        self.link = NetworkLink(pool.interface, self._allocator, self.tell, edges)
         self.holdings = Holdings(
             pool.interface,
             pool.subnet,
             tools.leases,
             soon=self.soon,
-            in_thread=tools.edges.in_thread,
-            now=self._now,
+            edges=edges,
             quarantine=lambda: tools.config.agent.quarantine,
             on_change=self._changed,
             on_conflict=self._met,
@@ -105,8 +105,10 @@ class Network:
             soon=self.soon,
         )
         stations, remember = tools.memory.of(pool.interface), lambda: tools.config.agent.remember
-        self.sightings = Sightings(stations, self.link, self.holdings, pool.subnet, remember)
-        self.search = AddressSearch(self.link, self.witnesses, self.sightings, self.options, tools.metrics.judged)
+        self.sightings = Sightings(stations, self.link, self.holdings, pool.subnet, remember, edges=edges)
+        self.search = AddressSearch(
+            self.link, self.witnesses, self.sightings, self.options, tools.metrics.judged, edges=edges
+        )
         self.ready = Ready(
             self.holdings,
             self.search,
@@ -115,7 +117,7 @@ class Network:
             self.supervisor,
             settings=lambda: self.settings,
             tell=self.tell,
-            now=self._now,
+            edges=edges,
         )
         self.lending = Lending(
             pool.subnet,
@@ -127,7 +129,7 @@ class Network:
             policy=self._policy,
             tell=self.tell,
         )
-        self.reserved = Reserved(pool.subnet, self.link, self.holdings, self.search)
+        self.reserved = Reserved(pool.subnet, self.link, self.holdings, self.search, edges)
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -146,7 +148,7 @@ class Network:
         if self.link.audible:
             for held in self.holdings.of(Role.DOCKER):
                 held.claim.ask_owner()
-        await asyncio.to_thread(allocator.loop.watch, self.sightings.packet)
+        await self.tools.edges.in_thread(allocator.loop.watch, self.sightings.packet)
         self.witnesses.ask(allocator)
         self.supervisor.works(LINK)
         self._filling = asyncio.create_task(self.supervisor.run(PART, self._fill))

@@ -7,7 +7,6 @@ they were claimed while the link was whole. Here it is decided how many there ar
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from arpipam.protocol.pool import Pool
     from launcher.agent.config.keys import NetworkSettings
+    from launcher.agent.edges import Edges
     from launcher.agent.network.held import Held
     from launcher.agent.network.holdings import Holdings
     from launcher.agent.network.search import AddressSearch
@@ -53,7 +53,7 @@ class Ready:
         *,
         settings: Callable[[], NetworkSettings],
         tell: Callable[..., None],
-        now: Callable[[], float] = time.monotonic,
+        edges: Edges,
     ) -> None:
         self._holdings = holdings
         self._search = search
@@ -62,7 +62,7 @@ class Ready:
         self._supervisor = supervisor
         self._settings = settings
         self._tell = tell
-        self._now = now
+        self._now = edges.monotonic
         self._taken: deque[float] = deque(maxlen=256)
         self._fills: set[asyncio.Task[bool]] = set()
         self._ends: set[asyncio.Task[bool]] = set()

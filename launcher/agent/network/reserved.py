@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from launcher.agent.network.held import Role
 if TYPE_CHECKING:
     from ipaddress import IPv4Network
 
+    from launcher.agent.edges import Edges
     from launcher.agent.network.holdings import Holdings
     from launcher.agent.network.link import NetworkLink
     from launcher.agent.network.search import AddressSearch
@@ -24,11 +24,14 @@ RESERVED = "reserved"
 class Reserved:
     """Those of one network, in `subnet`."""
 
-    def __init__(self, subnet: IPv4Network, link: NetworkLink, holdings: Holdings, search: AddressSearch) -> None:
+    def __init__(
+        self, subnet: IPv4Network, link: NetworkLink, holdings: Holdings, search: AddressSearch, edges: Edges
+    ) -> None:
         self._subnet = subnet
         self._link = link
         self._holdings = holdings
         self._search = search
+        self._in_thread = edges.in_thread
 
     async def keep(self, address: IPv4Address | None, *, gateway: bool) -> IPv4Interface:
         """Keep the address from everybody else; None: a gateway is to be found."""
@@ -44,7 +47,7 @@ class Reserved:
     async def _gateway(self) -> IPv4Address:
         """The bridge itself; beside a bridge, the router that this host has there; else the first free address."""
         link = self._link.allocator.link
-        await asyncio.to_thread(link.look)
+        await self._in_thread(link.look)
         own: list[IPv4Address] = [prefix.ip for prefix in link.prefixes if prefix.ip in self._subnet]
         routers = [address for address in map(IPv4Address, link.gateways) if address in self._subnet]
         known: list[IPv4Address] = [*(own if link.is_bridge else ()), *routers]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from arpipam.allocator import Allocator
     from arpipam.claim import Claim
     from arpipam.link.task import Task
+    from launcher.agent.edges import Edges
     from launcher.agent.network.link import NetworkLink
     from launcher.agent.network.sightings import Sightings
     from launcher.agent.network.witnesses import RequiredWitnesses
@@ -33,12 +34,15 @@ class AddressSearch:
         sightings: Sightings,
         options: Callable[[], Mapping[str, Any]],
         judged: Callable[[Verdict], None],
+        *,
+        edges: Edges,
     ) -> None:
         self._link = link
         self._witnesses = witnesses
         self._sightings = sightings
         self._options = options
         self._judged = judged
+        self._in_thread = edges.in_thread
 
     async def claim(self, owner: str, address: IPv4Address | None, mac: str | None, **options: Any) -> Claim:
         """Search, or check the given address, and claim it. Raises as Allocator.claim does.
@@ -57,7 +61,7 @@ class AddressSearch:
             return allocator.variant(**(dict(self._options()) | options)).start_claim(owner, address, mac)
 
         # A caller may hang up before its job has begun: the thread begins it all the same.
-        beginning = asyncio.ensure_future(asyncio.to_thread(start))
+        beginning = asyncio.ensure_future(self._in_thread(start))
         try:
             job = await asyncio.shield(beginning)
         except asyncio.CancelledError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,7 @@ if TYPE_CHECKING:
 
     from arpipam.protocol.arp import ArpPacket
     from arpipam.protocol.pool import Pool
+    from launcher.agent.edges import Edges
     from launcher.agent.memory import Stations
     from launcher.agent.network.holdings import Holdings
     from launcher.agent.network.link import NetworkLink
@@ -36,11 +35,14 @@ class Sightings:
         holdings: Holdings,
         subnet: IPv4Network,
         remember: Callable[[], float],
+        *,
+        edges: Edges,
     ) -> None:
         self.stations = stations
         self._link = link
         self._holdings = holdings
         self._remember = remember
+        self._edges = edges
         self._first, self._last = int(subnet.network_address), int(subnet.broadcast_address)
         self._counted = -COUNT_EVERY
         self._left = 0
@@ -51,16 +53,16 @@ class Sightings:
         if not self._first <= packet.sender_ip <= self._last:
             return
         if not self._holdings.is_ours(mac) and self._link.is_open and mac not in self._link.allocator.link.local_macs:
-            self.stations.see(packet.sender_ip, mac, time.time())
+            self.stations.see(packet.sender_ip, mac, self._edges.now())
 
     def remembered(self) -> frozenset[int]:
         """The addresses to avoid: somebody had them within the time to remember."""
         remember = self._remember()
-        return frozenset(self.stations.recent(time.time() - remember)) if remember else frozenset()
+        return frozenset(self.stations.recent(self._edges.now() - remember)) if remember else frozenset()
 
     def lately(self) -> list[int]:
         """Stations that were seen of late: one of them will answer."""
-        since = time.time() - LATELY
+        since = self._edges.now() - LATELY
         seen = (seen for seen in self.stations if seen.last > since)
         return [seen.address for seen in nlargest(MOST_KNOWN, seen, key=lambda seen: seen.last)]
 
@@ -74,11 +76,12 @@ class Sightings:
 
         On another thread: with tens of thousands of stations it would hold up the event loop for a tenth of a second.
         """
-        if time.monotonic() - self._counted > COUNT_EVERY and self._link.is_open:
-            self._counted = time.monotonic()
+        now = self._edges.monotonic()
+        if now - self._counted > COUNT_EVERY and self._link.is_open:
+            self._counted = now
             ours = {int(held.address) for held in self._holdings}
-            self._left = await asyncio.to_thread(self._count, self._link.allocator.pool, ours)
+            self._left = await self._edges.in_thread(self._count, self._link.allocator.pool, ours)
 
     def _count(self, pool: Pool, ours: set[int]) -> int:
-        known = self.stations.recent(time.time() - (self._remember() or FORGET)) | ours
+        known = self.stations.recent(self._edges.now() - (self._remember() or FORGET)) | ours
         return len(pool) - sum(1 for address in known if address in pool)
