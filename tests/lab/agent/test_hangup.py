@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import json
+import re
+import select
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from launcher.lab.agents import AgentOn
+from tests.support.until import LONG
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from arpipam.lab import Lab
 
-TRIES, STEP = 60, 0.0003
-"""Requests, each cut off so many seconds later than the one before."""
+TRIES = 60
+"""Requests, each cut off a little later than the one before: from at once until after the answer."""
+LONGER = 1.3
+"""The last cut comes after so many times the duration of a whole request."""
 
 
-def hang_up(agent: AgentOn, path: str, body: Mapping[str, object], after: float) -> None:
-    """Ask, wait, and go."""
+class Cut(NamedTuple):
+    """A request that its caller left."""
+
+    address: str
+    """What the answer says, where there was one in time."""
+    seconds: float
+
+
+def hang_up(agent: AgentOn, path: str, body: Mapping[str, object], after: float | None) -> Cut:
+    """Ask, wait so many seconds or until the answer comes, and go."""
     data = json.dumps(body).encode()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(agent.socket))
+        sock.settimeout(LONG)
+        started = time.monotonic()
         sock.sendall(f"POST {path} HTTP/1.1\r\nHost: agent\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
-        time.sleep(after)
+        if after is None:
+            select.select([sock], [], [], LONG)
+        else:
+            time.sleep(after)
+        seconds = time.monotonic() - started
+        sock.shutdown(socket.SHUT_WR)  # the agent hears the end, and what it answered before can still be read
+        head, _, answer = b"".join(iter(lambda: sock.recv(4096), b"")).partition(b"\r\n\r\n")
+        found = re.search(r"\d+\.\d+\.\d+\.\d+", answer.decode())
+        assert bool(found) == head.startswith(b"HTTP/1.1 200"), head + answer
+        return Cut(found[0] if found else "", seconds)
 
 
 @pytest.mark.parametrize("ready", [0, 8])
@@ -40,17 +64,32 @@ def test_a_caller_that_hangs_up_leaves_nothing_behind(lab: Lab, by: str, ready: 
     with AgentOn(host, agent={"quarantine": 0}, **settings) as agent:
         status, said = agent.ask("IpamDriver.RequestPool", Pool="172.16.42.0/24", SubPool="", Options={}, V6=False)
         assert status == 200, said
-        for turn in range(TRIES):
+
+        def cut(turn: int, after: float | None) -> Cut:
             if by == "docker":
                 mac = {"com.docker.network.endpoint.macaddress": f"02:42:00:00:00:{turn:02x}"}
                 body = {"PoolID": said["PoolID"], "Address": "", "Options": mac}
-                hang_up(agent, "/IpamDriver.RequestAddress", body, turn * STEP)
-            else:
-                wish = {"interface": "lan0", "subnet": "172.16.42.0/24", "owner": f"run{turn}"}
-                hang_up(agent, "/arpipam/claims", wish, turn * STEP)
+                return hang_up(agent, "/IpamDriver.RequestAddress", body, after)
+            wish = {"interface": "lan0", "subnet": "172.16.42.0/24", "owner": f"run{turn}"}
+            return hang_up(agent, "/arpipam/claims", wish, after)
 
-        def left() -> list[str]:
-            leases = [lease for lease in agent.client.leases() if lease.owner != "ready"]
-            return [str(lease) for lease in leases if lease.state != "quarantined"]
+        def settle(*cuts: Cut) -> None:
+            """Docker has the addresses that it got; those of a run end with its connection."""
+            kept.update(one.address for one in cuts if by == "docker")
+            agent.wait(lambda: not left(agent, kept), told=lambda: "\n".join(left(agent, kept)))
 
-        agent.wait(lambda: not left(), told=lambda: "\n".join(left()))
+        kept: set[str] = set()
+        agent.wait_ready(ready)
+        whole = [cut(TRIES + number, None) for number in range(3)]
+        settle(*whole)
+        longest = LONGER * max(one.seconds for one in whole)
+        cuts = [cut(turn, longest * turn / TRIES) for turn in range(TRIES)]
+        settle(*cuts)
+        # The last ones came after their answer, and the others are spread evenly before it: they hit the work.
+        early = [one for one in cuts if not one.address]
+        assert TRIES / 4 < len(early) < TRIES, cuts
+
+
+def left(agent: AgentOn, kept: Collection[str]) -> list[str]:
+    leases = [lease for lease in agent.client.leases() if lease.owner != "ready" and lease.address not in kept]
+    return [str(lease) for lease in leases if lease.state != "quarantined"]
