@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from arpipam.errors import ArpipamError, InputError
 from arpipam.leases.lease import LeaseState
 from arpipam.protocol.outcome import NO_WITNESS
-from launcher.agent.comparison import Comparison
 from launcher.agent.config.keys import NetworkSettings
 from launcher.agent.conflicts import Conflicts
-from launcher.agent.contract import ClaimRequest, EventKind, LeaseView, StationView, Status
+from launcher.agent.contract import AddressKind, AddressRequest, ClaimRequest, EventKind, PoolRequest, Status
 from launcher.agent.declared import Declared
 from launcher.agent.edges import Edges
+from launcher.agent.following import Following
 from launcher.agent.journal import Journal
 from launcher.agent.log import logger
 from launcher.agent.memory import Memory
@@ -30,22 +30,19 @@ from launcher.agent.network.network import Network
 from launcher.agent.network.shared import Tools
 from launcher.agent.pools import DockerPool
 from launcher.agent.report import lease_view, network_view, station_views
-from launcher.agent.server.docker_ipam import AddressRequest, Kind, PoolRequest
 from launcher.agent.supervise import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
 
     from arpipam.claim import Claim
     from launcher.agent.config.file import Config
-    from launcher.agent.contract import Event
+    from launcher.agent.contract import Event, LeaseView, StationView
     from launcher.agent.memory import StationStore
     from launcher.agent.network.lending import Lending
-    from launcher.engine.model import EngineView
 
-ENGINE, COMPARISON, METRICS = "engine", "comparison with the engine", "metrics"
-MEMORY, POOLS, LEASES = "memory of stations", "pools", "leases"
+MEMORY, POOLS, LEASES, METRICS = "memory of stations", "pools", "leases", "metrics"
 """Names of the parts that may fail by themselves."""
 OPENING = 5.0  # s that a new network gets to open its link, before Docker is told that it cannot be made
 NO_WITNESS_FOR_DOCKER = (
@@ -80,8 +77,6 @@ class Agent:
         self._wrong: dict[str, str] = {}
         """Networks, by pool, whose settings are wrong, and why: they are defended, and nothing is handed out there."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._engine = "not looked for yet"
-        self._unreadable: frozenset[str] = frozenset()
         self._metrics = Metrics(self.status)
         self.tools = Tools(
             config=config,
@@ -94,14 +89,10 @@ class Agent:
             containers=Containers(driver),
             spawn=self.spawn,
         )
-        self._watch = edges.follower(
-            config.agent.docker_host(),
-            interval=lambda: self.tools.config.agent.compare,
-            seen=lambda view: self._soon(self._engine_seen, view),
-            lost=lambda why: self._soon(self._engine_lost, why),
+        self._following = Following(
+            self.tools, self._supervisor, soon=self._soon, networks=self._networks, forget_pool=self._forget_pool
         )
-        self._comparison = Comparison(self.tools, self._networks, self._forget_pool, self._watch.look)
-        self._conflicts = Conflicts(self.tools, self._watch.move)
+        self._conflicts = Conflicts(self.tools, self._following.follower.move)
 
     async def start(self) -> None:
         """Defend every lease that was left, then follow the engine."""
@@ -120,7 +111,7 @@ class Agent:
             _, late = await asyncio.wait(opening, timeout=OPENING)
             for task in late:
                 task.cancel()
-        self.spawn(self._supervisor.run(ENGINE, self._watch.run))
+        self.spawn(self._following.run())
         self.spawn(self._supervisor.run(MEMORY, lambda: self._memory.run(lambda: self._supervisor.works(MEMORY))))
         if (endpoint := tools.config.agent.metrics) is not None:
             self.spawn(
@@ -134,7 +125,7 @@ class Agent:
 
         Each part ends, whatever happens to another one.
         """
-        await self._supervisor.attempt(ENGINE, partial(self._edges.in_thread, self._watch.stop))
+        await self._following.stop()
         tasks = [*(running.task for running in self._running.values()), *self._tasks]
         for task in tasks:
             task.cancel()
@@ -200,10 +191,9 @@ class Agent:
     async def request_address(self, request: AddressRequest) -> IPv4Interface:
         """An address for a container, or for Docker itself."""
         network = self._network(request.pool)
-        if (why := self._wrong.get(request.pool)) is not None:
-            raise InputError(why)
-        if request.kind is not Kind.ENDPOINT:
-            return await network.reserved.keep(request.address, gateway=request.kind is Kind.GATEWAY)
+        self._check_settings(request.pool)
+        if request.kind is not AddressKind.ENDPOINT:
+            return await network.reserved.keep(request.address, gateway=request.kind is AddressKind.GATEWAY)
         assert request.mac is not None  # noqa: S101 - that is what makes it an endpoint's
         try:
             lease = await network.hand_out(request.mac, request.address)
@@ -217,14 +207,15 @@ class Agent:
         """A container has stopped, or left the network; what is not known was given back already."""
         if pool in self._running:
             await self._running[pool].network.take_back(address)
-            self._watch.look()
+            self._following.follower.look()
 
     # What the command line and arpipam-run ask.
 
     def status(self) -> Status:
         """Return how the agent is."""
         views = tuple(network_view(network) for network in self._networks())
-        return Status(version("arpipam"), os.getpid(), self.started, self._engine, views, self._supervisor.failures)
+        engine, failures = self._following.engine, self._supervisor.failures
+        return Status(version("arpipam"), os.getpid(), self.started, engine, views, failures)
 
     def leases(self) -> list[LeaseView]:
         """Return all leases of this host."""
@@ -242,6 +233,7 @@ class Agent:
     async def claim(self, wanted: ClaimRequest) -> Claim:
         """Claim an address for arpipam-run, defended until it is released or its container is gone."""
         network = await self._network_for(wanted)
+        self._check_settings(network.pool.id)
         started = self._edges.monotonic()
         claim = await network.lending.lend(wanted)
         self._metrics.claimed("search" if wanted.address is None else "given", self._edges.monotonic() - started)
@@ -354,6 +346,11 @@ class Agent:
         self._supervisor.works(part)
         return settings
 
+    def _check_settings(self, pool_id: str) -> None:
+        """Refuse, with InputError, what is asked of a network whose settings are wrong."""
+        if (why := self._wrong.get(pool_id)) is not None:
+            raise InputError(why)
+
     @staticmethod
     def _merged(config: Config, pool: DockerPool) -> NetworkSettings:
         """The settings of a pool that exists; options that have become wrong are left out, and logged."""
@@ -371,29 +368,10 @@ class Agent:
             self._supervisor.failed(MEMORY, error)
             return None
 
-    # The engine's news, which come from its thread.
-
-    def _soon(self, function: Any, *arguments: Any) -> None:
+    def _soon(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call on the event loop, from another thread."""
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(function, *arguments)
-
-    def _engine_seen(self, view: EngineView) -> None:
-        self._supervisor.works(ENGINE)
-        if self._engine != view.version:
-            self._engine = view.version
-            self._journal.add(EventKind.ENGINE_FOUND, text=f"Docker {view.version}")
-        for line in sorted(frozenset(view.unreadable) - self._unreadable):
-            self._journal.add(EventKind.ENGINE_UNREADABLE, text=f"skipped, since it cannot be read: {line}")
-        self._unreadable = frozenset(view.unreadable)
-        self.spawn(self._compare(view))
-
-    async def _compare(self, view: EngineView) -> None:
-        await self._supervisor.attempt(COMPARISON, partial(self._comparison.compare, view))
-
-    def _engine_lost(self, why: str) -> None:
-        if self._engine != why:
-            self._engine = why
-            self._journal.add(EventKind.ENGINE_LOST, text=why)
 
 
 def _settings_of(pool_id: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from ipaddress import IPv4Address, IPv4Network
 
     from arpipam.claim import Claim
 
@@ -202,6 +203,40 @@ class ClaimRequest:
         elif self.witnesses:
             said["witnesses"] = (*usual["witnesses"], *self.witnesses)
         return said
+
+
+class AddressKind(StrEnum):
+    """Whom an address is for."""
+
+    GATEWAY = "gateway"
+    """Of the network: given by the user, as it was last time, or to be found where there is no address."""
+    GIVEN = "given"
+    """An auxiliary address, or a container's when the engine starts and tells what it has: in use, and rightly so."""
+    ENDPOINT = "endpoint"
+    """A container's that starts now: to be found, or with `--ip` to be looked at."""
+
+
+@dataclass(frozen=True)
+class PoolRequest:
+    """A network asks for its pool: at its creation, and again whenever the engine starts."""
+
+    subnet: IPv4Network
+    ranges: IPv4Network | None
+    """Docker's --ip-range: where addresses for containers are taken from."""
+    options: Mapping[str, str]
+    """Docker's --ipam-opt."""
+
+
+@dataclass(frozen=True)
+class AddressRequest:
+    """An address is asked for."""
+
+    pool: str
+    kind: AddressKind
+    address: IPv4Address | None
+    """The one that it has to be; there always where it is GIVEN."""
+    mac: str | None
+    """The MAC that will own it, aa:bb:cc:dd:ee:ff; there always where it is an ENDPOINT."""
 
 
 class ClaimServer(Protocol):

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from dataclasses import replace
 from ipaddress import IPv4Network
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,9 +14,11 @@ import pytest
 from arpipam.errors import InputError, LeaseError, LinkError
 from arpipam.leases.sqlite import SqliteLeaseStore
 from launcher.agent import supervise
-from launcher.agent.agent import COMPARISON, ENGINE, LEASES, MEMORY, METRICS, Agent
+from launcher.agent.agent import LEASES, MEMORY, METRICS, Agent
 from launcher.agent.config.file import parse
+from launcher.agent.contract import AddressKind, AddressRequest, ClaimRequest
 from launcher.agent.edges import Edges
+from launcher.agent.following import COMPARISON, ENGINE
 from launcher.agent.pools import DockerPool, PoolStore
 from launcher.engine.model import EngineView
 
@@ -202,6 +205,24 @@ def test_settings_that_do_not_fit_one_network_stop_no_other_and_are_shown(tmp_pa
     run(test)
 
 
+def test_nothing_is_given_out_where_the_settings_are_wrong(tmp_path: Path) -> None:
+    """Neither to Docker nor to arpipam-run; what is held there is defended."""
+    remember(tmp_path, BACK)
+    edges = Made(facts=lambda _: SimpleNamespace(prefixes=())).edges
+
+    async def test() -> None:
+        agent = Agent(config(tmp_path, '[network]\nrange = ["172.16.42.10-172.16.42.20"]'), edges=edges)
+        await agent.start()
+        with pytest.raises(InputError, match="range") as by_docker:
+            await agent.request_address(AddressRequest(BACK.id, AddressKind.GATEWAY, None, None))
+        with pytest.raises(InputError) as by_run:
+            await agent.claim(ClaimRequest(BACK.interface, "web", subnet=str(BACK.subnet)))
+        assert str(by_run.value) == str(by_docker.value)
+        await agent.stop()
+
+    run(test)
+
+
 def test_what_failed_in_a_network_is_in_its_view(tmp_path: Path) -> None:
     remember(tmp_path, LAN, BACK)
 
@@ -285,7 +306,7 @@ def test_a_comparison_that_fails_is_shown_and_the_next_one_is_made(
             raise LeaseError("full")
 
         with monkeypatch.context() as patched:
-            patched.setattr(agent._comparison, "compare", broken)
+            patched.setattr(agent._following._comparison, "compare", broken)
             made.follower.seen(EngineView(1.0, "20.10", ()))
             await until(lambda: failed(agent) == {COMPARISON: "full"})
         made.follower.seen(EngineView(2.0, "20.10", ()))

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, LeaseError, PoolExhaustedError, UnknownError
+from launcher.agent.contract import AddressKind as Kind
+from launcher.agent.contract import AddressRequest, PoolRequest
 from launcher.agent.server import docker_ipam
-from launcher.agent.server.docker_ipam import AddressRequest, Kind, PoolRequest
 
 POOL = "docker0/10.1.0.0/24"
 SUBNET = IPv4Network("10.1.0.0/24")
@@ -171,12 +172,18 @@ def test_a_pool_that_is_refused(more: dict[str, Any], said: str) -> None:
     ("arguments", "wanted"),
     [
         (asks_address(options=GATEWAY), AddressRequest(POOL, Kind.GATEWAY, None, None)),
-        (asks_address("10.1.0.254", GATEWAY), AddressRequest(POOL, Kind.GATEWAY, IPv4Address("10.1.0.254"), None)),
+        (
+            asks_address("10.1.0.254", GATEWAY),
+            AddressRequest(POOL, Kind.GATEWAY, IPv4Address("10.1.0.254"), None),
+        ),
         (asks_address("10.1.0.5"), AddressRequest(POOL, Kind.GIVEN, IPv4Address("10.1.0.5"), None)),
         (asks_address("10.1.0.5", {}), AddressRequest(POOL, Kind.GIVEN, IPv4Address("10.1.0.5"), None)),
         (asks_address(options=ENDPOINT), AddressRequest(POOL, Kind.ENDPOINT, None, MAC)),
         (asks_address(None, ENDPOINT), AddressRequest(POOL, Kind.ENDPOINT, None, MAC)),  # type: ignore[arg-type]
-        (asks_address("10.1.0.77", ENDPOINT), AddressRequest(POOL, Kind.ENDPOINT, IPv4Address("10.1.0.77"), MAC)),
+        (
+            asks_address("10.1.0.77", ENDPOINT),
+            AddressRequest(POOL, Kind.ENDPOINT, IPv4Address("10.1.0.77"), MAC),
+        ),
         (
             asks_address(options=ENDPOINT | {"com.docker.network.ipam.serial": "true"}, New=1),
             AddressRequest(POOL, Kind.ENDPOINT, None, MAC),

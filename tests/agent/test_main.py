@@ -7,10 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.support.until import LONG, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +33,6 @@ class Told(main.Agent):
 main.Agent = Told
 main.run(Path(sys.argv[1]), None, None, None)
 """
-LONG = 60.0
 
 
 def written(tmp_path: Path, **more: str) -> Path:
@@ -53,15 +55,30 @@ class Process:
             [sys.executable, "-c", CODE, *words], pass_fds=descriptors, stderr=subprocess.PIPE, text=True
         )
         self.lines: list[str] = []
+        self._seen = 0
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr:
+            for line in self.process.stderr:
+                self.lines.append(line)
 
     def until(self, text: str) -> str:
-        """Read on to the first line with the text."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line)
-            if text in line:
-                return line
-        raise AssertionError(f"it ended without {text!r}: {self.lines}")
+        """Wait for the first line with the text, after those that were waited for before."""
+
+        def line() -> str | None:
+            ended = not self.reader.is_alive()
+            while self._seen < len(self.lines):
+                self._seen += 1
+                if text in self.lines[self._seen - 1]:
+                    return self.lines[self._seen - 1]
+            assert not ended, f"it ended without {text!r}: {self.lines}"
+            return None
+
+        found: str = until(line, lambda: f"a line with {text!r} after {self.lines}", LONG)
+        return found
 
 
 @contextmanager
@@ -72,7 +89,8 @@ def agent(file: Path, listener: socket.socket | None = None) -> Iterator[Process
         yield process
     finally:
         process.process.send_signal(signal.SIGTERM)
-        process.process.communicate(timeout=LONG)
+        process.process.wait(LONG)
+        process.reader.join(LONG)
 
 
 def test_its_driver_has_the_name_of_its_socket(tmp_path: Path) -> None:
@@ -116,4 +134,5 @@ def test_a_start_that_fails_ends_in_its_reason(tmp_path: Path) -> None:
     with agent(written(tmp_path)) as process:
         process.until("LeaseError")
         assert process.process.wait(LONG) == 1
+        process.reader.join(LONG)
     assert "join" not in "".join(process.lines)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientSession
 
-    from launcher.agent.server.docker_ipam import AddressRequest
+    from launcher.agent.contract import AddressRequest
 
 
 def test_what_an_engine_sends_is_answered(tmp_path: Path) -> None:

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
 
-    from launcher.agent.contract import ClaimRequest
-    from launcher.agent.server.docker_ipam import AddressRequest, PoolRequest
+    from launcher.agent.contract import AddressRequest, ClaimRequest, PoolRequest
 
 MAC = "02:42:24:df:a3:04"
 POOL = "docker0/10.1.0.0/24"

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
-from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Any, Protocol
 
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, PoolExhaustedError
 from arpipam.protocol import arp
+from launcher.agent.contract import AddressKind, AddressRequest, PoolRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -34,40 +33,6 @@ _ADDRESS_TYPE = "RequestAddressType"
 _GATEWAY = "com.docker.network.gateway"
 _MAC = "com.docker.network.endpoint.macaddress"
 _log = logging.getLogger(__name__)
-
-
-class Kind(StrEnum):
-    """Whom an address is for."""
-
-    GATEWAY = "gateway"
-    """Of the network: given by the user, as it was last time, or to be found where there is no address."""
-    GIVEN = "given"
-    """An auxiliary address, or a container's when the engine starts and tells what it has: in use, and rightly so."""
-    ENDPOINT = "endpoint"
-    """A container's that starts now: to be found, or with `--ip` to be looked at."""
-
-
-@dataclass(frozen=True)
-class PoolRequest:
-    """A network asks for its pool: at its creation, and again whenever the engine starts."""
-
-    subnet: IPv4Network
-    ranges: IPv4Network | None
-    """Docker's --ip-range: where addresses for containers are taken from."""
-    options: Mapping[str, str]
-    """Docker's --ipam-opt."""
-
-
-@dataclass(frozen=True)
-class AddressRequest:
-    """An address is asked for."""
-
-    pool: str
-    kind: Kind
-    address: IPv4Address | None
-    """The one that it has to be; there always where it is GIVEN."""
-    mac: str | None
-    """The MAC that will own it, aa:bb:cc:dd:ee:ff; there always where it is an ENDPOINT."""
 
 
 class Ipam(Protocol):
@@ -120,7 +85,7 @@ async def take_back(ipam: Ipam, method: str, body: bytes, answered: Mapping[str,
         return
     try:
         request = _address_request(_arguments(body))
-        if request.kind is Kind.ENDPOINT:
+        if request.kind is AddressKind.ENDPOINT:
             await ipam.release_address(request.pool, IPv4Interface(answered["Address"]).ip)
     except ArpipamError as error:
         _log.warning("address %s, whose caller is gone, is not given back: %s", answered["Address"], one_line(error))
@@ -187,11 +152,11 @@ def _address_request(arguments: Mapping[str, Any]) -> AddressRequest:
     pool, address, options = _pool_id(arguments), _address(arguments), _options(arguments)
     mac = arp.mac_text(arp.mac_bytes(options[_MAC])) if options.get(_MAC) else None
     if options.get(_ADDRESS_TYPE) == _GATEWAY:
-        return AddressRequest(pool, Kind.GATEWAY, address, mac)
+        return AddressRequest(pool, AddressKind.GATEWAY, address, mac)
     if mac is not None:
-        return AddressRequest(pool, Kind.ENDPOINT, address, mac)
+        return AddressRequest(pool, AddressKind.ENDPOINT, address, mac)
     if address is not None:
-        return AddressRequest(pool, Kind.GIVEN, address, None)
+        return AddressRequest(pool, AddressKind.GIVEN, address, None)
     raise InputError(
         "the engine asks for an address and names no MAC address that will own it; it missed that this driver needs "
         "one (GetCapabilities): restart the engine"
