@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from arpipam.aio import AsyncAllocator, AsyncClaim
     from arpipam.allocator import Allocator
-    from arpipam.claim import Claim, ClaimState, Conflict
+    from arpipam.claim import Claim, Conflict
+    from arpipam.claim_state import ClaimState
     from arpipam.errors import (
         AddressInUseError,
         ArpipamError,
@@ -67,7 +68,8 @@ __all__ = [
 _HOMES = {
     "aio": ("AsyncAllocator", "AsyncClaim"),
     "allocator": ("Allocator",),
-    "claim": ("Claim", "ClaimState", "Conflict"),
+    "claim": ("Claim", "Conflict"),
+    "claim_state": ("ClaimState",),
     "errors": (
         *("AddressInUseError", "ArpipamError", "InputError", "LeaseError", "LinkError", "PoolExhaustedError"),
         "UnknownError",

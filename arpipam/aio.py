@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from arpipam.claim import Claim, ClaimState, Conflict
+    from arpipam.claim import Claim, Conflict
+    from arpipam.claim_state import ClaimState
     from arpipam.leases.lease import Lease, LeaseStore
     from arpipam.link.task import Task
     from arpipam.options import SearchKeywords, SearchOptions

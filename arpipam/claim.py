@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
+from arpipam.claim_state import ClaimState
 from arpipam.leases.lease import QUARANTINE, LeaseState
 from arpipam.protocol import arp, events
 from arpipam.protocol.acd import AcdState
@@ -32,21 +32,6 @@ _HELD = (*_ANSWERING, AcdState.GUARDING)
 _ASK_EVERY = 0.02
 _ASK_SELDOM = 1.0
 """An owner that does not answer is asked less and less often, down to once in so many seconds."""
-
-
-class ClaimState(StrEnum):
-    """Where a claim stands."""
-
-    ANNOUNCING = "announcing"
-    DEFENDING = "defending"
-    GUARDED = "guarded"
-    """Its owner answers for itself; others who use it are looked out for."""
-    CONFLICT = "conflict"
-    """Another station insists on the address; it is given up (RFC 5227, 2.4)."""
-    HANDED_OVER = "handed over"
-    RELEASED = "released"
-    LINK_LOST = "link lost"
-    """Nobody can defend it any more."""
 
 
 _STATES = {
@@ -136,7 +121,7 @@ class Claim:
             self.answered.set()
             if self._ask_at is not None:
                 self._ask_at = None
-                self._acd.hand_over()
+                self._acd.guard()
         if self._loop.late and packet.is_probe and packet.target_ip == self._acd.address:
             self._was_absent(packet)
         self._acd.receive(packet, now)
@@ -252,7 +237,7 @@ class Claim:
         def guard() -> None:
             self._ask_at = None
             if self._acd.state in _ANSWERING:
-                self._acd.hand_over()
+                self._acd.guard()
             self._tell()
 
         self._loop.post(guard)

@@ -8,11 +8,11 @@ One `Acd` stands for one address under one MAC. It passes through three groups o
    station's probe for it in CONTENDED; silence to the end leads to FREE. The pace and the number of the probes come
    from the witnesses of the search (`SearchWitnesses`), since they follow from the link.
 2. FREE. The address is not reserved. The caller claims it at once, or lets it go.
-3. Held (ANNOUNCING, DEFENDING, GUARDING). From `claim` on we answer for the address; after `hand_over` its owner does,
+3. Held (ANNOUNCING, DEFENDING, GUARDING). From `claim` on we answer for the address; after `guard` its owner does,
    and we only watch. A frame of another station from the address is a conflict. `decide` (policy.py) says what follows:
    defend, report or give up. LOST and RELEASED are final, and nothing is sent from them.
 
-Three kinds of things move it: packets (`receive`), time (`advance`) and the caller (`claim`, `announce`, `hand_over`,
+Three kinds of things move it: packets (`receive`), time (`advance`) and the caller (`claim`, `announce`, `guard`,
 ...). Each is an `Input`. `TRANSITIONS` holds, for each state, the inputs that are legal there and what comes next;
 where that depends on a decision, it lists the decisions. Any other input is a fault of the caller: it raises
 `IllegalTransition` and changes nothing.
@@ -76,7 +76,7 @@ class Input(StrEnum):
     ANNOUNCE_DUE = "announcement due"
     ANNOUNCED = "announced"
     ADOPT = "ours since before"
-    HAND_OVER = "its owner answers"
+    OWNER_ANSWERS = "its owner answers"
     TAKE_OVER = "its owner is gone"
     RELEASE = "release"
 
@@ -128,14 +128,14 @@ TRANSITIONS: Mapping[AcdState, Mapping[Input, AcdState | Mapping[Decision, AcdSt
         _I.ANNOUNCED: _S.DEFENDING,
         _I.ASKED: _S.ANNOUNCING,  # answered, probes too
         _I.USED: {_D.DEFEND: _S.ANNOUNCING, _D.REPORT: _S.ANNOUNCING, _D.GIVE_UP: _S.LOST},
-        _I.HAND_OVER: _S.GUARDING,
+        _I.OWNER_ANSWERS: _S.GUARDING,
         _I.RELEASE: _S.RELEASED,
     },
     _S.DEFENDING: {
         _I.ANNOUNCE_DUE: _S.ANNOUNCING,  # the caller asked for it, for example because the container runs
         _I.ASKED: _S.DEFENDING,
         _I.USED: {_D.DEFEND: _S.DEFENDING, _D.REPORT: _S.DEFENDING, _D.GIVE_UP: _S.LOST},
-        _I.HAND_OVER: _S.GUARDING,
+        _I.OWNER_ANSWERS: _S.GUARDING,
         _I.RELEASE: _S.RELEASED,
     },
     _S.GUARDING: {
@@ -264,9 +264,9 @@ class Acd:
         self._step(Input.ADOPT)
         self._announce()
 
-    def hand_over(self) -> None:
+    def guard(self) -> None:
         """Its owner answers for itself: only watch for others from now on."""
-        self._stop(Input.HAND_OVER)
+        self._stop(Input.OWNER_ANSWERS)
 
     def take_over(self) -> None:
         """Its owner is gone: answer for it again, unless an older claim is known, which gets the address now."""

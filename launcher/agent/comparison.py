@@ -10,7 +10,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from launcher.agent.contract import EventKind
 from launcher.agent.network.held import GRACE, PENDING, Role
 

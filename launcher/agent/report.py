@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from launcher.agent.contract import LeaseView, NetworkView, StationView
 from launcher.agent.network.held import Role
 

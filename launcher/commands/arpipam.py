@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
     from arpipam.allocator import Allocator
-    from arpipam.claim import ClaimState
+    from arpipam.claim_state import ClaimState
     from arpipam.results import Station
     from launcher.options import Options
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from arpipam.errors import ArpipamError
 
 if TYPE_CHECKING:

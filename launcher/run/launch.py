@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from arpipam.errors import AddressInUseError, ArpipamError, InputError, PoolExhaustedError
 from arpipam.leases.lease import QUARANTINE
 from arpipam.leases.sqlite import SqliteLeaseStore

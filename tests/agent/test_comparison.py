@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from arpipam.errors import LeaseError
 from launcher.agent.comparison import PART, Comparison
 from launcher.agent.network.held import GRACE, PENDING

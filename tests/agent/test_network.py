@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from arpipam.errors import AddressInUseError, LeaseError
 from arpipam.protocol.timing import RFC5227
 from launcher.agent import supervise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from arpipam.errors import AddressInUseError, InputError, LeaseError, LinkError, PoolExhaustedError, UnknownError
 from arpipam.leases.lease import QUARANTINE
 from launcher.agent.server import claims
@@ -51,7 +51,7 @@ def test_a_claim_from_its_request_to_its_hand_over(tmp_path: Path) -> None:
             for what, body in (
                 ("bind", {"container": "c1"}),
                 ("announce", {}),
-                ("handed_over", None),  # no body at all will do
+                ("hand_over", None),  # no body at all will do
                 ("release", {"quarantine": 5}),
             ):
                 async with client.post(f"/arpipam/claims/1/{what}", json=body) as response:

@@ -13,7 +13,7 @@ import pytest
 
 import arpipam
 import arpipam.lab
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from launcher.commands.arpipam import arpipam as tool
 from launcher.commands.run import command as run
 

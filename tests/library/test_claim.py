@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from arpipam.protocol import arp
 from arpipam.protocol.policy import Policy
 from arpipam.protocol.timing import LAN

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from arpipam.claim import ClaimState, Conflict
+from arpipam.claim import Conflict
+from arpipam.claim_state import ClaimState
 from arpipam.protocol import arp
 from arpipam.protocol.policy import Policy
 from tests.support.claims import (

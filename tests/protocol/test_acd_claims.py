@@ -79,7 +79,7 @@ def test_what_is_under_way_already_cannot_be_adopted(state: AcdState) -> None:
 def test_from_the_handover_on_its_owner_answers_and_we_do_not(state: AcdState) -> None:
     bench = at(state)
     sent = len(bench.sent)
-    bench.acd.hand_over()
+    bench.acd.guard()
     for packet in (probe(OTHER), request(OTHER, ADDRESS + 1, ADDRESS), probe(BRIDGE)):
         assert bench.hear(packet) == []
     bench.run(bench.now + 1000)
@@ -90,7 +90,7 @@ def test_from_the_handover_on_its_owner_answers_and_we_do_not(state: AcdState) -
 def test_answers_that_had_not_left_at_the_handover_never_do() -> None:
     bench = at(AcdState.DEFENDING)
     bench.acd.receive(request(OTHER, ADDRESS + 1, ADDRESS), bench.now)
-    bench.acd.hand_over()
+    bench.acd.guard()
     assert not bench.acd.outbox
 
 
@@ -148,7 +148,7 @@ def test_a_conflict_that_is_only_reported_is_counted_and_changes_nothing(state: 
 @pytest.mark.parametrize(
     ("states", "step"),
     [
-        ([*SEEKING, AcdState.GUARDING], lambda bench: bench.acd.hand_over()),
+        ([*SEEKING, AcdState.GUARDING], lambda bench: bench.acd.guard()),
         ([*SEEKING, *ANSWERING], lambda bench: bench.acd.take_over()),
     ],
     ids=["hand over", "take over"],

@@ -165,8 +165,8 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.acd.state in ANSWERING)
     @rule()
-    def hand_over(self) -> None:
-        self.acd.hand_over()
+    def guard(self) -> None:
+        self.acd.guard()
         assert not self.acd.outbox
 
     @precondition(lambda self: self.acd.state is AcdState.GUARDING)
@@ -196,14 +196,14 @@ class Machine(RuleBasedStateMachine):
     def change_policy(self, policy: Policy) -> None:
         self.acd.policy = policy
 
-    @rule(name=st.sampled_from(["claim", "adopt", "hand_over", "take_over", "announce", "release", "change_mac"]))
+    @rule(name=st.sampled_from(["claim", "adopt", "guard", "take_over", "announce", "release", "change_mac"]))
     def step_out_of_turn(self, name: str) -> None:
         """What is legal in this state is a rule of its own."""
         state = self.acd.state
         legal = {
             "claim": [AcdState.FREE],
             "adopt": [AcdState.WAITING],
-            "hand_over": ANSWERING,
+            "guard": ANSWERING,
             "take_over": [AcdState.GUARDING],
             "announce": HOLDING,
             "change_mac": HOLDING,

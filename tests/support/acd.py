@@ -101,7 +101,7 @@ def at(state: AcdState, policy: Policy = Policy.ONCE, *, mac: bytes = MINE, sinc
         else:
             bench.until(AcdState.DEFENDING)
         if state is AcdState.GUARDING:
-            bench.acd.hand_over()
+            bench.acd.guard()
     else:
         bench.until(state)
     return bench

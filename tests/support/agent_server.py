@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientSession, ClientTimeout, UnixConnector
 
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from arpipam.leases.lease import Lease, LeaseState
 from launcher.agent.contract import Event, Failure, LeaseView, NetworkView, StationView, Status
 from launcher.agent.server.server import Server

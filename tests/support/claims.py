@@ -8,7 +8,8 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from arpipam.claim import Claim, ClaimState
+from arpipam.claim import Claim
+from arpipam.claim_state import ClaimState
 from arpipam.leases.lease import Lease, LeaseState
 from arpipam.protocol import arp
 from arpipam.protocol.acd import Acd

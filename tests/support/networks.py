@@ -11,7 +11,8 @@ from ipaddress import IPv4Address, IPv4Network
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from arpipam.claim import ClaimState, Conflict
+from arpipam.claim import Conflict
+from arpipam.claim_state import ClaimState
 from arpipam.errors import LinkError, PoolExhaustedError
 from arpipam.protocol.pool import Pool
 from launcher.agent.config.keys import NetworkSettings

@@ -8,7 +8,7 @@ import time
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from arpipam.errors import ArpipamError
 from arpipam.leases.lease import QUARANTINE, Lease, LeaseState
 from launcher.agent.client.connection import NoAgentError
@@ -160,7 +160,7 @@ class RemoteClaim:
 
     def hand_over(self) -> None:
         """The owner answers for itself. The lease stays."""
-        if self._tell("handed_over"):
+        if self._tell("hand_over"):
             self._become(ClaimState.HANDED_OVER, unless=_OVER)
 
     def release(self, quarantine: float = QUARANTINE) -> None:

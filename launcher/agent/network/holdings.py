@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from ipaddress import IPv4Address, IPv4Network
 
-    from arpipam.claim import Claim, ClaimState, Conflict
+    from arpipam.claim import Claim, Conflict
+    from arpipam.claim_state import ClaimState
     from arpipam.leases.lease import Lease, LeaseStore
     from arpipam.protocol.policy import Policy
     from launcher.agent.edges import Edges

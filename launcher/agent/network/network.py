@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from arpipam.errors import AddressInUseError, LinkError, PoolExhaustedError, UnknownError
 from arpipam.protocol.policy import Policy
 from arpipam.protocol.timing import RFC5227

@@ -11,7 +11,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from arpipam.claim import ClaimState, Conflict
+from arpipam.claim import Conflict
+from arpipam.claim_state import ClaimState
 from arpipam.errors import ArpipamError, LeaseError
 from arpipam.protocol.timing import RFC5227
 from launcher.agent.contract import EventKind

@@ -23,7 +23,8 @@ from launcher.agent.server.stream import Stream
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from arpipam.claim import Claim, ClaimState
+    from arpipam.claim import Claim
+    from arpipam.claim_state import ClaimState
     from launcher.agent.contract import ClaimServer
     from launcher.agent.server.stream import Goings
 

@@ -6,7 +6,7 @@ The agent's own API, JSON all of it:
     GET  /arpipam/events?recent=1    one event a line, as they happen; those of late first
     POST /arpipam/claims             a ClaimRequest; the claim in the first line, its states in those that follow
     POST /arpipam/claims/N/bind      {"container": …}
-    POST /arpipam/claims/N/announce, /handed_over, /release {"quarantine": seconds}
+    POST /arpipam/claims/N/announce, /hand_over, /release {"quarantine": seconds}
 
 A claim lives as long as the connection that asked for it, or, once it is bound, as long as its container. An error is
 {"error": one line, "exit_status": of the command line tools}.
@@ -117,7 +117,7 @@ def make_app(agent: ServedAgent) -> web.Application:
             web.get("/arpipam/stations", api.stations),
             web.get("/arpipam/events", api.events),
             web.post("/arpipam/claims", claims.claim),
-            web.post(r"/arpipam/claims/{number:\d{1,18}}/{what:bind|announce|handed_over|release}", claims.act),
+            web.post(r"/arpipam/claims/{number:\d{1,18}}/{what:bind|announce|hand_over|release}", claims.act),
             web.post(r"/{method:\w+\.\w+}", api.docker),
         ]
     )

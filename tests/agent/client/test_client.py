@@ -71,9 +71,10 @@ def test_asking_whether_it_runs_loads_nothing_that_takes_time() -> None:
     assert shown.stdout == "set()\n"
 
 
-def test_asking_an_agent_loads_no_client_of_docker_s(agent: FakeAgent) -> None:
-    heavy = "{'requests', 'urllib3', 'docker', 'scapy', 'aiohttp', 'pydantic', 'rich'}"
+def test_asking_an_agent_loads_neither_docker_s_client_nor_packets(agent: FakeAgent) -> None:
+    heavy = "{'requests', 'urllib3', 'docker', 'scapy', 'pyroute2', 'aiohttp', 'pydantic', 'rich'}"
     code = "import sys; from pathlib import Path; from launcher.agent.client.client import AgentClient\n"
+    code += "from launcher.agent.client.remote_claim import RemoteClaim\n"  # what a claim needs
     code += f"AgentClient(Path(sys.argv[1])).status(); print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code, agent.path], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"

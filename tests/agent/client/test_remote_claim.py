@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arpipam.claim import ClaimState
+from arpipam.claim_state import ClaimState
 from arpipam.errors import UnknownError
 from arpipam.leases.lease import LeaseState
 from launcher.agent.client.client import AgentClient
@@ -94,7 +94,7 @@ def test_what_it_is_told_reaches_the_agent(agent: FakeAgent, claim: RemoteClaim)
     assert agent.asked[1:] == [
         ("7/bind", {"container": "c7@engine"}),
         ("7/announce", {}),
-        ("7/handed_over", {}),
+        ("7/hand_over", {}),
         ("7/release", {"quarantine": 0.0}),
     ]
     assert heard == [ClaimState.HANDED_OVER, ClaimState.RELEASED]
@@ -132,7 +132,7 @@ def test_it_ends_with_the_block(agent: FakeAgent, client: AgentClient) -> None:
     assert not claim._reader.is_alive()
 
 
-@pytest.mark.parametrize("end", ["bind", "handed_over"])
+@pytest.mark.parametrize("end", ["bind", "hand_over"])
 def test_it_outlives_the_block_once_it_belongs_to_a_container(agent: FakeAgent, client: AgentClient, end: str) -> None:
     with client.claim(wanted()) as claim:
         heard: list[ClaimState] = []
@@ -306,7 +306,7 @@ def test_a_container_takes_it_over(agent: FakeAgent, claim: RemoteClaim) -> None
     agent.say({"state": "guarded"})
     assert hand_over.done.wait(PATIENCE)
     hand_over.join()
-    assert [what for what, _ in agent.asked[1:]] == ["7/bind", "7/announce", "7/handed_over"]
+    assert [what for what, _ in agent.asked[1:]] == ["7/bind", "7/announce", "7/hand_over"]
     assert claim.state is ClaimState.HANDED_OVER
 
 
