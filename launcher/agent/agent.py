@@ -81,6 +81,7 @@ class Agent:
         self.tools = Tools(
             config=config,
             leases=leases,
+            pools=self._pools,
             metrics=self._metrics,
             journal=self._journal,
             memory=self._memory,
@@ -101,11 +102,11 @@ class Agent:
         with suppress(ArpipamError):  # each network that needs it says what is wrong, and tries again
             await self._edges.in_thread(tools.declared.fabric)  # and what it says holds until a reload
         for pool in list(self._pools.pools.values()):
-            self._run(pool, self._lenient(pool))
+            self._run(pool.id, self._lenient(pool))
         for lease in leases.leases(states=(LeaseState.BOUND,)):
             if lease.mac and self._network_of(lease.interface, lease.address) is None:
                 pool = DockerPool(lease.interface, IPv4Interface(f"{lease.address}/{lease.prefix}").network)
-                self._run(pool, self._lenient(pool))
+                self._run(pool.id, self._lenient(pool))
         opening = [asyncio.create_task(network.link.opened.wait()) for network in self._networks()]
         if opening:
             _, late = await asyncio.wait(opening, timeout=OPENING)
@@ -171,7 +172,7 @@ class Agent:
         pool = self._pools.request(wanted)
         if pool.options != wanted.options:
             settings = self._lenient(pool)
-        network = self._run(pool, settings)
+        network = self._run(pool.id, settings)
         if new:
             try:
                 await asyncio.wait_for(network.link.opened.wait(), OPENING)
@@ -233,7 +234,7 @@ class Agent:
     async def claim(self, wanted: ClaimRequest) -> Claim:
         """Claim an address for arpipam-run, defended until it is released or its container is gone."""
         network = await self._network_for(wanted)
-        self._check_settings(network.pool.id)
+        self._check_settings(network.pool_id)
         started = self._edges.monotonic()
         claim = await network.lending.lend(wanted)
         self._metrics.claimed("search" if wanted.address is None else "given", self._edges.monotonic() - started)
@@ -274,13 +275,12 @@ class Agent:
     def _networks(self) -> list[Network]:
         return [running.network for running in self._running.values()]
 
-    def _run(self, pool: DockerPool, settings: NetworkSettings) -> Network:
-        running = self._running.get(pool.id)
+    def _run(self, pool_id: str, settings: NetworkSettings) -> Network:
+        running = self._running.get(pool_id)
         if running is None:
-            network = Network(pool, settings, self.tools, self._loop)
+            network = Network(pool_id, settings, self.tools, self._loop)
             network.on_conflict = self._conflicts.met
-            running = self._running[pool.id] = _Running(network, self._loop.create_task(_told(network.run())))
-        running.network.pool = pool
+            running = self._running[pool_id] = _Running(network, self._loop.create_task(_told(network.run())))
         return running.network
 
     async def _end(self, pool_id: str) -> None:
@@ -308,10 +308,10 @@ class Agent:
         if running is not None:
             return running.network
         pool = self._pools.request(DockerPool.parse(pool_id))
-        return self._run(pool, self._lenient(pool))
+        return self._run(pool.id, self._lenient(pool))
 
     def _network_of(self, interface: str, address: IPv4Address) -> Network | None:
-        fitting = (n for n in self._networks() if n.pool.interface == interface and address in n.pool.subnet)
+        fitting = (n for n in self._networks() if n.interface == interface and address in n.subnet)
         return next(fitting, None)
 
     async def _network_for(self, wanted: ClaimRequest) -> Network:
@@ -323,12 +323,11 @@ class Agent:
             raise InputError(f"{wanted.interface} has no IPv4 address to take the subnet from; name the subnet")
         subnet = IPv4Network(wanted.subnet) if wanted.subnet else own[0]
         for network in self._networks():
-            if network.pool.interface == wanted.interface and network.pool.subnet == subnet:
+            if network.interface == wanted.interface and network.subnet == subnet:
                 break
         else:
-            network = self._run(
-                DockerPool(wanted.interface, subnet), self.tools.config.settings(subnet, {"ready": "0"})
-            )
+            pool = DockerPool(wanted.interface, subnet)
+            network = self._run(pool.id, self.tools.config.settings(subnet, {"ready": "0"}))
         with suppress(TimeoutError):
             await asyncio.wait_for(network.link.opened.wait(), OPENING)
         return network

@@ -48,17 +48,17 @@ class Conflicts:
 
     def met(self, network: Network, held: Held, conflict: Conflict) -> None:
         """Another station uses the address."""
-        self._tools.metrics.conflict(network.pool.interface)
+        self._tools.metrics.conflict(network.interface)
         young = conflict.older is False and self._edges.monotonic() - held.born < INFANCY
         moves = young or (network.settings.policy == "move" and conflict.older is not True)
-        key = network.pool.interface, conflict.address, conflict.other, conflict.older
+        key = network.interface, conflict.address, conflict.other, conflict.older
         now = self._edges.monotonic()
         if now - self._told.get(key, -TOLD_EVERY) >= TOLD_EVERY:
             if len(self._told) >= _MEMORY:  # whoever makes up MACs is told of less often
                 self._told.clear()
             self._told[key] = now
             counted = self._flood.is_counting
-            if self._flood.admits((network.pool.interface, conflict.address), now):
+            if self._flood.admits((network.interface, conflict.address), now):
                 self._tell(network, held, conflict, moves=moves)
             elif not counted:
                 asyncio.get_running_loop().call_later(TOLD_EVERY, self._tell_counts)
@@ -85,7 +85,7 @@ class Conflicts:
         event = Event(
             self._edges.now(),
             EventKind.CONFLICT,
-            network.pool.interface,
+            network.interface,
             address=str(conflict.address),
             mac=conflict.mac,
             other=conflict.other,

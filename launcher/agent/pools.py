@@ -74,6 +74,10 @@ class PoolStore:
             except ValueError as error:
                 raise LeaseError(f"pools {path}: {error}; a damaged file may be moved away: {loss}") from None
 
+    def get(self, pool_id: str) -> DockerPool:
+        """The pool as Docker has it now; one that Docker does not have is what its id says. Raises as `parse` does."""
+        return self.pools.get(pool_id) or DockerPool.parse(pool_id)
+
     def request(self, wanted: DockerPool) -> DockerPool:
         """One more asks for this pool. Raises InputError where it overlaps with another one of its link."""
         for other in self.pools.values():

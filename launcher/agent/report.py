@@ -27,9 +27,9 @@ def network_view(network: Network) -> NetworkView:
     silent = tuple(name or str(address) for address, name in network.witnesses.silent().items())
     pulse = network.witnesses.pulse
     return NetworkView(
-        pool=network.pool.id,
-        interface=network.pool.interface,
-        subnet=str(network.pool.subnet),
+        pool=network.pool_id,
+        interface=network.interface,
+        subnet=str(network.subnet),
         state="down" if not network.link.is_open else "partitioned" if silent else "up",
         reason=network.witnesses.complaint() if silent else network.link.reason,
         silent=silent,

@@ -16,7 +16,7 @@ from arpipam.leases.sqlite import SqliteLeaseStore
 from launcher.agent import supervise
 from launcher.agent.agent import LEASES, MEMORY, METRICS, Agent
 from launcher.agent.config.file import parse
-from launcher.agent.contract import AddressKind, AddressRequest, ClaimRequest
+from launcher.agent.contract import AddressKind, AddressRequest, ClaimRequest, PoolRequest
 from launcher.agent.edges import Edges
 from launcher.agent.following import COMPARISON, ENGINE
 from launcher.agent.pools import DockerPool, PoolStore
@@ -218,6 +218,24 @@ def test_nothing_is_given_out_where_the_settings_are_wrong(tmp_path: Path) -> No
         with pytest.raises(InputError) as by_run:
             await agent.claim(ClaimRequest(BACK.interface, "web", subnet=str(BACK.subnet)))
         assert str(by_run.value) == str(by_docker.value)
+        await agent.stop()
+
+    run(test)
+
+
+def test_a_network_knows_what_docker_says_of_its_pool_now(tmp_path: Path) -> None:
+    async def test() -> None:
+        agent = Agent(config(tmp_path), edges=Made(facts=lambda _: None).edges)
+        await agent.start()
+        wanted = PoolRequest(LAN.subnet, None, {"interface": LAN.interface})
+        for _ in range(2):
+            await agent.request_pool(wanted)
+        [network] = agent._networks()
+        assert network.pool.count == 2
+        await agent.release_pool(LAN.id)
+        assert network.pool.count == 1
+        await agent.activate()
+        assert network.pool.count == 0
         await agent.stop()
 
     run(test)

@@ -104,6 +104,14 @@ def test_a_pool_is_there_until_it_was_given_back_as_often_as_it_was_asked_for(st
     assert "released before" in refusal(lambda: store.release(POOL.id), InputError)
 
 
+def test_a_pool_that_docker_does_not_have_is_what_its_id_says(store: PoolStore) -> None:
+    assert store.get(POOL.id) == DockerPool("br0", SUBNET, RANGE)
+    store.request(POOL)
+    assert store.get(POOL.id) == store.pools[POOL.id]
+    assert store.get(POOL.id).count == 1
+    assert "not known here" in refusal(lambda: store.get("br0"), InputError)
+
+
 def test_given_back_wholly_it_is_gone_at_once(store: PoolStore, path: Path) -> None:
     for _ in range(3):
         store.request(POOL)

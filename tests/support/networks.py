@@ -234,7 +234,9 @@ def bench(store: LeaseStore, settings: NetworkSettings | None = None, **edges: A
         **cast("Any", {"allocator": wire.allocator, "monotonic": lambda: time.monotonic() + made.now} | edges)
     )
     settings = settings or NetworkSettings(ready=0)
-    made.network = Network(DockerPool("br0", SUBNET, count=1), settings, tools, loop)
+    pool = DockerPool("br0", SUBNET, count=1)
+    tools.pools = SimpleNamespace(get=lambda _: pool)
+    made.network = Network(pool.id, settings, tools, loop)
     return made
 
 

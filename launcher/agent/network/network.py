@@ -67,12 +67,12 @@ class _Picked:
 class Network:
     """A pool under `settings`, opened by `run`."""
 
-    def __init__(
-        self, pool: DockerPool, settings: NetworkSettings, tools: Tools, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self.pool = pool
+    def __init__(self, pool_id: str, settings: NetworkSettings, tools: Tools, loop: asyncio.AbstractEventLoop) -> None:
+        self.pool_id = pool_id
         self.settings = settings
         self.tools = tools
+        pool = self.pool
+        self.interface, self.subnet = pool.interface, pool.subnet
         self.on_conflict: Callable[[Network, Held, Conflict], None] = lambda *_: None
         self._loop = loop
         edges = tools.edges
@@ -132,6 +132,11 @@ class Network:
         self.reserved = Reserved(pool.subnet, self.link, self.holdings, self.search, edges)
 
     @property
+    def pool(self) -> DockerPool:
+        """What Docker says of the pool now."""
+        return self.tools.pools.get(self.pool_id)
+
+    @property
     def failures(self) -> tuple[Failure, ...]:
         """The parts that do not work now."""
         return self.supervisor.failures
@@ -172,7 +177,7 @@ class Network:
         declared = await self.tools.edges.in_thread(self.tools.declared.of, self.pool, self.settings)
         self.witnesses.names, self._kept = declared.required, declared.kept
         rate, store = self.settings.rate, self.tools.leases
-        return self.tools.edges.allocator(self.pool.interface, rate=rate, store=store, **self.options())
+        return self.tools.edges.allocator(self.interface, rate=rate, store=store, **self.options())
 
     async def configure(self, settings: NetworkSettings) -> None:
         """Go on under other settings, without letting go of anything."""
@@ -314,7 +319,7 @@ class Network:
         starting = lease.mac == mac and not containers.attached(lease)  # arpipam-run's, which has told us of it already
         if held.idle_since is None and not starting and not containers.stopped(held):
             whose = "a container that is being started" if lease.container == PENDING else lease.owner
-            raise AddressInUseError(f"{self.pool.interface}: {address} belongs to {whose} on this host; take another")
+            raise AddressInUseError(f"{self.interface}: {address} belongs to {whose} on this host; take another")
         return held
 
     # The way back.
@@ -374,7 +379,7 @@ class Network:
 
     def tell(self, kind: str, **said: str) -> None:
         """Something happened here."""
-        self.tools.journal.add(kind, self.pool.interface, **said)
+        self.tools.journal.add(kind, self.interface, **said)
 
     def soon(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call on the event loop, from the driver's thread."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from launcher.agent.memory import Memory
     from launcher.agent.metrics import Metrics
     from launcher.agent.network.containers import Containers
+    from launcher.agent.pools import PoolStore
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Tools:
 
     config: Config
     leases: LeaseStore
+    pools: PoolStore
     metrics: Metrics
     journal: Journal
     memory: Memory
