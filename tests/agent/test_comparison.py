@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from arpipam.claim_state import ClaimState
 from arpipam.errors import LeaseError
 from launcher.agent.comparison import PART, Comparison
@@ -15,11 +17,10 @@ from tests.support.networks import OTHER, bench, endpoint, opened, seen
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    import pytest
-
     from arpipam.leases.sqlite import SqliteLeaseStore
     from launcher.agent.network.held import Held
     from launcher.agent.network.network import Network
+    from tests.support.leases import Clock
     from tests.support.networks import Bench
 
 
@@ -41,18 +42,19 @@ def on_one_lease(
     *,
     container: str = "gone@e1",
     owner: str = "web",
+    **edges: Any,
 ) -> None:
     """The test, on an open network with one lease."""
     store.hand_out(reserved(store).id, MAC, owner, container)
 
     async def once() -> None:
-        async with opened(store) as made:
+        async with opened(store, **edges) as made:
             await test(made, held_of(made), comparison(made))
 
     asyncio.run(once())
 
 
-def clock(made: Bench) -> float:
+def monotonic(made: Bench) -> float:
     return float(made.tools.edges.monotonic())
 
 
@@ -63,7 +65,7 @@ def test_the_mac_that_docker_asks_for_meanwhile_stays(store: SqliteLeaseStore) -
         handing = asyncio.create_task(
             made.network.holdings.hand_out(held, OTHER, PENDING, PENDING, made.network._policy())
         )
-        await compared.compare(seen(endpoint(address(7), "old_web"), at=clock(made)))
+        await compared.compare(seen(endpoint(address(7), "old_web"), at=monotonic(made)))
         await handing
         assert (held.lease.mac, held.lease.container) in {(OTHER, PENDING), (OTHER, "old_web@e1")}
         assert store.get(held.lease.id) == held.lease
@@ -73,7 +75,7 @@ def test_the_mac_that_docker_asks_for_meanwhile_stays(store: SqliteLeaseStore) -
 
 def test_what_was_handed_out_after_the_look_is_not_released(store: SqliteLeaseStore) -> None:
     async def test(made: Bench, held: Held, compared: Comparison) -> None:
-        at = clock(made)
+        at = monotonic(made)
         held.idle_since, held.given = at - 1, at + 1
         await compared.compare(seen(at=at))
         assert made.network.holdings.has(held)
@@ -85,7 +87,7 @@ def test_what_was_handed_out_after_the_look_is_not_released(store: SqliteLeaseSt
 
 def test_what_was_released_before_the_look_is_ended(store: SqliteLeaseStore) -> None:
     async def test(made: Bench, held: Held, compared: Comparison) -> None:
-        held.idle_since = clock(made)
+        held.idle_since = monotonic(made)
         await compared.compare(seen(at=held.idle_since - 1))
         assert made.network.holdings.has(held)
         await compared.compare(seen(at=held.idle_since + 1))
@@ -98,7 +100,7 @@ def test_what_was_released_before_the_look_is_ended(store: SqliteLeaseStore) -> 
 def test_a_stopped_container_that_keeps_its_address_is_answered_for(store: SqliteLeaseStore) -> None:
     async def test(made: Bench, held: Held, compared: Comparison) -> None:
         made.wire.claims[0].become(ClaimState.GUARDED)
-        held.idle_since = clock(made)
+        held.idle_since = monotonic(made)
         await compared.compare(seen(endpoint(address(7), "web"), at=held.idle_since + 1))
         assert held.kept
         assert held.idle_since is None
@@ -113,7 +115,7 @@ def test_the_lease_of_another_engines_container_is_left_alone(store: SqliteLease
     async def test(made: Bench, held: Held, compared: Comparison) -> None:
         for later in (10.0, 1000.0):
             made.now += later
-            await compared.compare(seen(at=clock(made)))
+            await compared.compare(seen(at=monotonic(made)))
         assert made.network.holdings.has(held)
 
     on_one_lease(store, test, container="c0ffee@e2")
@@ -124,10 +126,10 @@ def test_an_address_whose_container_never_came_is_ended_after_the_grace(store: S
 
     async def test(made: Bench, held: Held, compared: Comparison) -> None:
         made.now += GRACE - 5
-        await compared.compare(seen(at=clock(made)))
+        await compared.compare(seen(at=monotonic(made)))
         assert made.network.holdings.has(held)
         made.now += 10
-        await compared.compare(seen(at=clock(made)))
+        await compared.compare(seen(at=monotonic(made)))
         assert not made.network.holdings.has(held)
 
     on_one_lease(store, test, container=PENDING)
@@ -141,6 +143,19 @@ def test_what_is_found_at_the_start_has_the_age_of_the_start(store: SqliteLeaseS
         assert not made.network.holdings.has(held)
 
     on_one_lease(store, test)
+
+
+@pytest.mark.parametrize(("passed", "kept"), [(GRACE - 5, True), (GRACE + 5, False), (-1000.0, True)])
+def test_a_container_that_never_came_counts_from_before_the_start(
+    store: SqliteLeaseStore, clock: Clock, passed: float, *, kept: bool
+) -> None:
+    """The agent was away meanwhile. A calendar that was set back makes nothing younger than the start."""
+
+    async def test(made: Bench, held: Held, compared: Comparison) -> None:
+        await compared.compare(seen(at=monotonic(made)))
+        assert made.network.holdings.has(held) is kept
+
+    on_one_lease(store, test, container=PENDING, now=lambda: clock.now + passed)
 
 
 def test_a_network_that_cannot_be_compared_leaves_the_others(
@@ -157,14 +172,14 @@ def test_a_network_that_cannot_be_compared_leaves_the_others(
         monkeypatch.setattr(broken.holdings, "settle", settle)
         compared = Comparison(made.tools, lambda: [broken, made.network], _nothing, lambda: None)
         made.now += 10
-        await compared.compare(seen(at=clock(made)))
+        await compared.compare(seen(at=monotonic(made)))
         assert not made.network.holdings.has(held)
         assert [(failure.part, failure.reason) for failure in broken.failures] == [
             (PART, "lease store: the disk is full")
         ]
         assert not made.network.failures
         fails[0] = False
-        await compared.compare(seen(at=clock(made)))
+        await compared.compare(seen(at=monotonic(made)))
         assert not broken.failures
 
     on_one_lease(store, test)
@@ -179,12 +194,12 @@ def test_a_lease_of_a_link_that_is_gone_ends_with_its_container(store: SqliteLea
         made = bench(store)
         compared = comparison(made)
         stopped = endpoint(address(8), "stopped")
-        await compared.compare(seen(stopped, at=clock(made)))
+        await compared.compare(seen(stopped, at=monotonic(made)))
         made.now += GRACE - 1
-        await compared.compare(seen(stopped, at=clock(made)))
+        await compared.compare(seen(stopped, at=monotonic(made)))
         assert [lease.state for lease in store.leases()] == ["bound"] * 3
         made.now += 2
-        await compared.compare(seen(stopped, at=clock(made)))
+        await compared.compare(seen(stopped, at=monotonic(made)))
         assert [lease.state for lease in store.leases()] == ["quarantined", "bound", "bound"]
 
     asyncio.run(test())

@@ -118,7 +118,7 @@ class Steps(RuleBasedStateMachine):
             SUBNET,
             self.store,
             soon=self.soon,
-            edges=Edges(in_thread=self.disk.in_thread, monotonic=lambda: self.clock.now),
+            edges=Edges(in_thread=self.disk.in_thread, monotonic=lambda: self.clock.now, now=lambda: self.clock.now),
             quarantine=lambda: 60.0,
             on_change=self.changed,
         )

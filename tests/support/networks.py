@@ -23,6 +23,7 @@ from launcher.agent.network.containers import Containers
 from launcher.agent.network.network import Network
 from launcher.agent.pools import DockerPool
 from launcher.engine.model import AttachedNetwork, Endpoint, EngineView
+from tests.support.leases import Clock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -230,9 +231,13 @@ def bench(store: LeaseStore, settings: NetworkSettings | None = None, **edges: A
         spawn=lambda work: None if loop.is_closed() else loop.create_task(work),
     )
     made = Bench(cast("Any", None), wire, containers, tools)
-    tools.edges = Edges(
-        **cast("Any", {"allocator": wire.allocator, "monotonic": lambda: time.monotonic() + made.now} | edges)
-    )
+    today = Clock().now - made.now
+    given = {
+        "allocator": wire.allocator,
+        "monotonic": lambda: time.monotonic() + made.now,
+        "now": lambda: today + made.now,  # by the calendar of the store
+    }
+    tools.edges = Edges(**cast("Any", given | edges))
     settings = settings or NetworkSettings(ready=0)
     pool = DockerPool("br0", SUBNET, count=1)
     tools.pools = SimpleNamespace(get=lambda _: pool)

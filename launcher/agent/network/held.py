@@ -48,7 +48,7 @@ class Held:
     role: Role
     lease: Lease
     changed: float
-    """When its lease was written last; for one that was found at the start, the start."""
+    """When its lease was written last; for one that was found at the start, as far as the calendar can tell."""
     born: float = float("-inf")
     """When it was claimed; long ago for one that was found at the start."""
     idle_since: float | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from arpipam.errors import LinkError
 from arpipam.leases.lease import LeaseState
 from arpipam.protocol import arp
-from launcher.agent.network.held import PENDING, READY_OWNER, Held, LostError, Role
+from launcher.agent.network.held import GRACE, PENDING, READY_OWNER, Held, LostError, Role
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -55,6 +55,7 @@ class Holdings:
         self._soon = soon
         self._in_thread = edges.in_thread
         self._now = edges.monotonic
+        self._calendar = edges.now
         self._quarantine = quarantine
         self._on_change = on_change
         self._on_conflict = on_conflict
@@ -112,7 +113,12 @@ class Holdings:
         now = self._now()
         if (before := self.get(claim.address)) is not None:  # of a link that was closed since
             self._remove(before)
-        held = Held(claim, role, claim.lease, changed=now, born=float("-inf") if found else now)
+        held = Held(claim, role, claim.lease, changed=now, born=now)
+        if found:
+            # Its age by the calendar, which may have been set meanwhile: never below zero, and never more than tells
+            # apart what Docker was given a moment ago.
+            age = min(max(0.0, self._calendar() - claim.lease.changed), 2 * GRACE)
+            held.changed, held.born = now - age, float("-inf")
         self._by_address[held.address] = held
         self._index(held)
         claim.on_change(lambda state: self._soon(self._changed, held, state))
