@@ -176,7 +176,8 @@ class Steps(RuleBasedStateMachine):
         while tasks := asyncio.all_tasks(self.loop):
             for task in tasks:
                 task.cancel()
-            self.loop.run_until_complete(asyncio.wait(tasks))
+            # Not until they are done: one that is cancelled may wait for a task of its own, which is cancelled next.
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=0))
 
     # What happens.
 
