@@ -7,6 +7,8 @@ from ipaddress import IPv4Address
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from arpipam.lab.capture import Capture
 from arpipam.protocol import arp
 from arpipam.protocol.timing import RFC5227
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from arpipam.lab import Lab
+
+pytestmark = pytest.mark.timing  # it tells frames apart by when they came
 
 SUBNET = "172.16.42.0/24"
 EARLY = 0.05
