@@ -11,6 +11,7 @@ from bench.scenarios.false_free import FalseFree
 from bench.scenarios.first_free import FirstFree
 from bench.scenarios.handover import HandOver
 from bench.scenarios.launch import StartLatency
+from bench.scenarios.lease_load import LeaseLoad
 from bench.scenarios.scale import Scale
 from bench.scenarios.sweep import Sweep
 
@@ -28,6 +29,7 @@ SCENARIOS: dict[str, type[Scenario[Any]]] = {
         HandOver,
         Fabric,
         Agent,
+        LeaseLoad,
         Scale,
     )
 }

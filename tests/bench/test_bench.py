@@ -229,6 +229,7 @@ def test_every_scenario_says_what_it_is() -> None:
         "handover",
         "fabric",
         "agent",
+        "lease-load",
         "scale",
     }
     assert set(SCENARIOS) == wanted
