@@ -18,6 +18,7 @@ from arpipam.results import Found, Probed, Station
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from concurrent.futures import Future
 
     from arpipam.leases.lease import Lease, LeaseStore
     from arpipam.leases.writer import LeaseWriter
@@ -162,6 +163,7 @@ class ClaimTask(Task[Claim]):
         self._mac = mac
         self._held: dict[int, Lease] = {}
         self._failure: Exception | None = None
+        self._over = False
 
     def reserve(self, address: int) -> None:
         """Have the address leased; the search is answered later."""
@@ -179,11 +181,14 @@ class ClaimTask(Task[Claim]):
         lease = self._held.pop(acd.address)
         return self._place.hold(acd, acd.claim, lease, self._place.found(self.search))
 
-    def abandon(self) -> None:
+    def abandon(self) -> Future[None] | None:
         """Forget what was leased."""
+        self._over = True
+        last = None
         for lease in self._held.values():
-            self._forget(lease)
+            last = self._place.writer.call(self._place.store.forget, lease.id)
         self._held.clear()
+        return last  # the writer does one after the other
 
     def discard(self, result: Claim) -> None:
         """Release what nobody wants."""
@@ -205,7 +210,7 @@ class ClaimTask(Task[Claim]):
 
     def _answered(self, address: int, lease: Lease | None, failure: Exception | None) -> None:
         """On the loop's thread."""
-        if self.future.done() or self.unwanted:
+        if self._over or self.future.done() or self.unwanted:
             if lease is not None:
                 self._forget(lease)
             return
@@ -240,9 +245,9 @@ class GivenClaimTask(Task[Claim]):
         found = Found(address, lease.prefix, lease.mac, elapsed, 1, 0, outcome.miss_probability)
         return self._place.hold(acd, acd.claim, lease, found)
 
-    def abandon(self) -> None:
+    def abandon(self) -> Future[None]:
         """Forget the lease."""
-        self._place.writer.post(self._place.store.forget, self._lease.id)
+        return self._place.writer.call(self._place.store.forget, self._lease.id)
 
     def discard(self, result: Claim) -> None:
         """Release what nobody wants."""

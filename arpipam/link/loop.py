@@ -345,10 +345,8 @@ class Loop:
             self._tasks.remove(task)
 
     def _abandon(self, task: Task[Any], error: BaseException) -> None:
-        if task.future.done():
-            return
-        self._guarded(task.abandon)
-        task.future.set_exception(error)
+        if not task.future.done():
+            task.fail(error)
 
     def _focus(self) -> None:
         self._audience.focus(self._tasks, self._kept, everything=bool(self._watchers))

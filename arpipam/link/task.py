@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from arpipam.protocol.interest import Interest
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 SEARCH, SCAN = range(2)
 """Priorities: what has the lower number sends first."""
@@ -99,11 +102,28 @@ class Task(Generic[T]):
         """The result, before any other frame is looked at. What this raises is what the caller gets."""
         raise NotImplementedError
 
-    def abandon(self) -> None:
-        """It ends without a result."""
+    def abandon(self) -> Future[None] | None:
+        """It ends without a result; the future is done when what it had begun is undone. None: that is so already."""
 
     def discard(self, result: T) -> None:
         """Nobody wants the result any more."""
+
+    def fail(self, error: BaseException) -> None:
+        """End it without a result. The caller hears of the error once nothing half done is left."""
+        undone = None
+        try:
+            undone = self.abandon()
+        except Exception:  # noqa: BLE001 - logged, and the caller hears of the first error
+            _log.exception("what a search had begun is not undone")
+        if undone is None:
+            self.future.set_exception(error)
+        else:
+            undone.add_done_callback(lambda undone: self._failed(error, undone))
+
+    def _failed(self, error: BaseException, undone: Future[None]) -> None:
+        if (trouble := undone.exception()) is not None:
+            _log.error("what a search had begun is not undone: %s", trouble)
+        self.future.set_exception(error)
 
 
 class Run(Task[M]):
