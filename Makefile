@@ -52,7 +52,7 @@ $(VENV)/.mutate: requirements-mutate.lock $(VENV)/.installed
 demo: install
 	$(BIN)/python -m launcher.lab.demo
 
-# Nine scenarios beside their peers: bench-out/report.md, results.json and plots. `make bench BENCH=…`
+# Ten scenarios beside their peers: bench-out/report.md, results.json and plots. `make bench BENCH=…`
 # takes names of scenarios, --quick (three minutes) and --out.
 bench: install
 	@.ci/packages arp-scan avahi-autoipd dhcpcd-base gcc libc6-dev || true
