@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
+WORKERS ?= $(shell nproc)
 PYTEST := $(BIN)/pytest --dist loadgroup --no-loadscope-reorder --ignore tests/vm
 PACKAGES := python3-venv docker.io iptables nftables iproute2 iputils-arping iputils-ping openvswitch-switch busybox-static docker-compose
 
@@ -24,8 +24,8 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml | system
 check: lint
 	$(PYTEST) --ignore tests/lab -n $$(nproc)
 
-# All tests but those of `make test-vm`. Most of the time of a lab is waiting, so there are more workers than processors;
-# the tests that measure times run alone afterwards. ARPIPAM_TESTS=night runs the long ones at full length.
+# All tests but those of `make test-vm`; those that measure times run alone afterwards. More workers than processors make
+# no run shorter: engines that start take the processors. ARPIPAM_TESTS=night runs the long tests at full length.
 test: install
 	$(PYTEST) -n $(WORKERS) -m "not timing"
 	$(PYTEST) -n 0 -m timing
