@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from arpipam.leases.sqlite import SqliteLeaseStore
 from launcher.agent.client.client import AgentClient
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from launcher.agent.client.remote_claim import RemoteClaim
     from tests.support.agent_client import FakeAgent
     from tests.support.link_spaces import Space
+
+
+# A machine that is busy makes an example slow, and no code wrong.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+if settings.get_current_profile_name() == "default":  # else another was chosen, as for the mutation runs
+    settings.load_profile("patient")
 
 
 def pytest_configure() -> None:
