@@ -290,7 +290,7 @@ class Steps(RuleBasedStateMachine):
     @precondition(lambda self: self.tasks)
     @rule(which=ANY)
     def cancel(self, which: int) -> None:
-        """Whoever waits for something hangs up."""
+        """A caller that waits for something hangs up."""
         self.tasks[which % len(self.tasks)].cancel()
         self.turn()
 

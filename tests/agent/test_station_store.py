@@ -92,7 +92,7 @@ def test_links_are_kept_apart(path: Path) -> None:
         assert [one.mac for one in store.load("br1")] == [mac(2)]
         clock.now += AGE + 1
         store.save("br0", Stations())
-        assert list(store.load("br1")) == []  # too old, whoever saves
+        assert list(store.load("br1")) == []  # too old, also where another link is saved
 
 
 def test_sightings_of_a_future_that_did_not_come_are_of_today(path: Path) -> None:

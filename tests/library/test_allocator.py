@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link.task import Run
 from arpipam.protocol import arp
 from tests.support.leases import Clock
+from tests.support.link_spaces import NEEDS_ROOT
 from tests.support.memory_store import MemoryLeaseStore, Record
 from tests.support.until import LONG, until, until_async
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from arpipam.protocol.arp import ArpPacket
     from tests.support.link_spaces import Space
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+pytestmark = NEEDS_ROOT
 SUBNET = "10.7.0.0/28"
 OTHER = bytes.fromhex("020000000001")
 

@@ -15,6 +15,7 @@ from arpipam.link.socket import Link
 from arpipam.protocol import arp
 from arpipam.protocol.arp import ArpPacket
 from arpipam.protocol.interest import MOST_ADDRESSES, Interest
+from tests.support.link_spaces import NEEDS_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +59,7 @@ def received_before(link: Link, last: bytes) -> list[bytes]:
     return frames[: frames.index(last)]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+@NEEDS_ROOT
 def test_a_focused_link_receives_what_is_of_interest_and_nothing_else(ends: tuple[Link, Link]) -> None:
     near, far = ends
     rng = random.Random(5)

@@ -22,6 +22,7 @@ from arpipam.link.socket import Link
 from arpipam.link.task import Run, Task
 from arpipam.protocol import arp
 from arpipam.protocol.outbox import Outbox
+from tests.support.link_spaces import NEEDS_ROOT
 from tests.support.until import until
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ CLOSER = "closer"
 MAC = bytes.fromhex("02cccccccccc")
 _numbers = count()
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+pytestmark = NEEDS_ROOT
 
 
 class Cable:

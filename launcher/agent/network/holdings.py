@@ -233,7 +233,7 @@ class Holdings:
     async def end(self, held: Held, quarantine: float | None = None) -> None:
         """The one way in which a claim ends: nobody has it from now on, and it rests for `quarantine` seconds.
 
-        Whoever calls it again waits for the same end. Raises LeaseError where the disk does not take it; then `settle`
+        A second caller waits for the same end. Raises LeaseError where the disk does not take it; then `settle`
         tries again.
         """
         if held.ending is None:
@@ -387,7 +387,7 @@ class Holdings:
 
 
 def _seen(task: asyncio.Task[Any]) -> None:
-    """Whoever waited for it may be cancelled: then its error is nobody's, and is not told by asyncio either."""
+    """The caller may be cancelled by then: asyncio shall not report an error that nobody reads."""
     if not task.cancelled():
         task.exception()
 
