@@ -197,7 +197,7 @@ class Agent:
             return await network.reserved.keep(request.address, gateway=request.kind is AddressKind.GATEWAY)
         assert request.mac is not None  # noqa: S101 - that is what makes it an endpoint's
         try:
-            lease = await network.hand_out(request.mac, request.address)
+            lease = await network.hand_out.give(request.mac, request.address)
         except ArpipamError as error:
             text = str(error).replace(NO_WITNESS, NO_WITNESS_FOR_DOCKER)
             network.tell(EventKind.REFUSED, mac=request.mac, address=str(request.address or ""), text=text)

@@ -69,7 +69,7 @@ def test_what_could_not_be_handed_out_is_as_idle_as_before(store: SqliteLeaseSto
             held.idle_since = 5.0
             store.release(lease.id)  # behind the agent's back
             with pytest.raises(LeaseError, match="given back"):
-                await made.network.hand_out(OTHER, lease.address)
+                await made.network.hand_out.give(OTHER, lease.address)
             assert held.idle_since == 5.0
 
     asyncio.run(test())
@@ -89,7 +89,7 @@ def test_an_address_that_is_being_released_is_looked_at_once_it_is(
             gate.closed = True
             ending = asyncio.create_task(made.network.end(held))
             await asyncio.to_thread(gate.begun.wait, 20)
-            handing = asyncio.create_task(made.network.hand_out(OTHER, lease.address))
+            handing = asyncio.create_task(made.network.hand_out.give(OTHER, lease.address))
             for _ in range(10):
                 await asyncio.sleep(0)  # it gets as far as it can
             assert not made.wire.searches
@@ -111,7 +111,7 @@ def test_docker_gets_no_answer_before_the_lease_is_on_disk(
         async with opened(store, READY) as made:
             await is_full(made)
             gate.closed = True
-            handing = asyncio.create_task(made.network.hand_out(MAC, None))
+            handing = asyncio.create_task(made.network.hand_out.give(MAC, None))
             await asyncio.to_thread(gate.begun.wait, 20)
             for _ in range(100):
                 await asyncio.sleep(0)
@@ -134,7 +134,7 @@ def test_a_claim_that_is_lost_while_it_is_handed_out_is_passed_over(
             await is_full(made)
             first, second = made.network.holdings.of(Role.READY)
             gate.closed = True
-            handing = asyncio.create_task(made.network.hand_out(MAC, None))
+            handing = asyncio.create_task(made.network.hand_out.give(MAC, None))
             await asyncio.to_thread(gate.begun.wait, 20)
             lost = next(claim for claim in made.wire.claims if claim.address == first.address)
             made.wire.used.add(lost.address)
@@ -164,9 +164,9 @@ def test_a_stopped_container_whose_claim_was_lost_gets_its_address_after_a_look_
             if used:
                 made.wire.used.add(lease.address)
                 with pytest.raises(Exception, match="no address is free"):  # the fake wire's words
-                    await made.network.hand_out(OTHER, lease.address)
+                    await made.network.hand_out.give(OTHER, lease.address)
             else:
-                again = await made.network.hand_out(OTHER, lease.address)
+                again = await made.network.hand_out.give(OTHER, lease.address)
                 assert again.id != lease.id
                 made.network.holdings.link_lost()
             assert [search["address"] for search in made.wire.searches] == [lease.address] * (1 + used)
@@ -185,7 +185,7 @@ def test_a_running_containers_address_is_refused(store: SqliteLeaseStore) -> Non
         async with opened(store) as made:
             made.containers.view = seen(endpoint(lease.address, "web", mac=MAC, running=True), at=0.0)
             with pytest.raises(AddressInUseError, match="belongs to web on this host"):
-                await made.network.hand_out(OTHER, lease.address)
+                await made.network.hand_out.give(OTHER, lease.address)
 
     asyncio.run(test())
 
@@ -291,11 +291,11 @@ def test_a_ready_address_that_another_station_uses_is_released(store: SqliteLeas
 def test_a_request_that_is_repeated_gets_the_same_answer(store: SqliteLeaseStore) -> None:
     async def test() -> None:
         async with opened(store) as made:
-            first = await made.network.hand_out(MAC, None)
-            again = await made.network.hand_out(MAC, None)
+            first = await made.network.hand_out.give(MAC, None)
+            again = await made.network.hand_out.give(MAC, None)
             assert again.address == first.address
             made.now += 61.0
-            assert (await made.network.hand_out(MAC, None)).address != first.address
+            assert (await made.network.hand_out.give(MAC, None)).address != first.address
 
     asyncio.run(test())
 
@@ -317,7 +317,7 @@ def test_stations_are_left_out_of_what_is_left(store: SqliteLeaseStore) -> None:
     async def test() -> None:
         async with opened(store) as made:
             made.network.sightings.stations.see(int(address(9)), b"\2\0\0\0\0\7", time.time())
-            await made.network.hand_out(MAC, None)
+            await made.network.hand_out.give(MAC, None)
             await made.network.sightings.count()
             assert made.network.sightings.left == 254 - 2
 

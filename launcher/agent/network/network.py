@@ -1,25 +1,25 @@
 """One network of the agent: a pool of addresses on a link, and the claims that this host holds there.
 
-Here its parts are put together, and an address is handed out: a ready one, or one that is searched for. All methods
-are for the agent's event loop; what waits for the kernel, the disk or the wire does so elsewhere.
+Here its parts are put together, and what they tell is passed on. All methods are for the agent's event loop; what waits
+for the kernel, the disk or the wire does so elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arpipam.claim_state import ClaimState
-from arpipam.errors import AddressInUseError, LinkError, PoolExhaustedError, UnknownError
+from arpipam.errors import LinkError
 from arpipam.protocol.policy import Policy
 from arpipam.protocol.timing import RFC5227
 from launcher.agent.contract import EventKind
-from launcher.agent.network.held import GRACE, PENDING, LostError, Role
+from launcher.agent.network.hand_out import HandOut
+from launcher.agent.network.held import Role
 from launcher.agent.network.holdings import Holdings
 from launcher.agent.network.lending import Lending
-from launcher.agent.network.link import REOPEN, NetworkLink
+from launcher.agent.network.link import NetworkLink
 from launcher.agent.network.ready import PART, Ready
 from launcher.agent.network.reserved import Reserved
 from launcher.agent.network.search import AddressSearch
@@ -32,36 +32,17 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
     from arpipam.allocator import Allocator
-    from arpipam.claim import Claim, Conflict
-    from arpipam.leases.lease import Lease
+    from arpipam.claim import Conflict
     from launcher.agent.config.keys import NetworkSettings
     from launcher.agent.contract import Failure
-    from launcher.agent.metrics import How
     from launcher.agent.network.held import Held
     from launcher.agent.network.shared import Tools
     from launcher.agent.pools import DockerPool
 
 POLICIES = {"defend": Policy.ALWAYS, "report": Policy.REPORT, "move": Policy.REPORT}
-COMING_UP = 40.0  # s from the start in which a request waits for link and stations; spanning tree may take 35
-GIVEN_UP = 3.0  # s after which all hosts have seen that few addresses are left, and given up what they kept ready
 BURST = 100  # claims that are announced at one go after a cut
-TRIES = 8  # claims that may be lost one after the other while they are handed out
 LINK = "link"
 """The link's name among the failures."""
-
-
-@dataclass
-class _Picked:
-    """What a container is to get."""
-
-    held: Held
-    how: How
-    idle_since: float | None = None
-    """What to set again where it cannot be handed out."""
-    fresh: bool = False
-    """Nobody had it: it ends where it cannot be handed out."""
-    known: bool = False
-    """Whose it is was told already."""
 
 
 class Network:
@@ -76,8 +57,6 @@ class Network:
         self.on_conflict: Callable[[Network, Held, Conflict], None] = lambda *_: None
         self._loop = loop
         edges = tools.edges
-        self._now = edges.monotonic
-        self._born = self._now()
         self._kept: tuple[str, ...] = ()
         self._filling: asyncio.Task[None] | None = None
         self.supervisor = Supervisor(
@@ -118,6 +97,16 @@ class Network:
             settings=lambda: self.settings,
             tell=self.tell,
             edges=edges,
+        )
+        self.hand_out = HandOut(
+            self.link,
+            self.holdings,
+            self.witnesses,
+            self.search,
+            self.ready,
+            tools=tools,
+            policy=self._policy,
+            tell=self.tell,
         )
         self.lending = Lending(
             pool.subnet,
@@ -216,112 +205,6 @@ class Network:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(RFC5227.announce_interval)
 
-    # The hand-out.
-
-    async def hand_out(self, mac: str, address: IPv4Address | None) -> Lease:
-        """An address for a container that has this MAC: a ready one, or the given one if nobody has it."""
-        if not len(self.ready):
-            await self._come_up()
-        started = self._now()
-        left = TRIES
-        while True:
-            left -= 1
-            await self.holdings.wait_until_released(address)  # `docker rm`, and `docker run --ip` at its heels
-            picked = await self._pick(mac, address)
-            try:
-                lease = await self._give(picked, mac)
-            except LostError:  # another station got it meanwhile
-                if left <= 0:
-                    raise
-                continue
-            elapsed = self._now() - started
-            self.tools.metrics.claimed(picked.how, elapsed)
-            self.tell(
-                EventKind.HANDED_OUT, address=str(lease.address), mac=mac, text=f"{picked.how}, {elapsed * 1000:.1f} ms"
-            )
-            return lease
-
-    async def _pick(self, mac: str, address: IPv4Address | None) -> _Picked:
-        how: How = "search" if address is None else "given"
-        held = self._repeated(mac, address) or self._own(mac, address)
-        if held is not None and held.is_lost:  # the wire has to be asked again
-            await self.holdings.end(held)
-        elif held is not None:  # nobody else decides over it from this moment
-            idle_since, held.idle_since, held.given = held.idle_since, None, self._now()
-            return _Picked(held, how, idle_since, known=held.lease.mac == mac)
-        lent = self.holdings.get(address)
-        if lent is not None and lent.role is Role.LENT and lent.lease.mac == mac and lent.is_defended:
-            return _Picked(lent, how, known=True)
-        self.ready.demand()
-        if (held := self.ready.take(None if address is None else {int(address)})) is not None:
-            return _Picked(held, "ready" if address is None else how, fresh=True)
-        return _Picked(await self._claim_for_docker(mac, address), how, fresh=True)
-
-    async def _give(self, picked: _Picked, mac: str) -> Lease:
-        held = picked.held
-        owner, container = PENDING, PENDING
-        if picked.known:
-            owner, container = held.lease.owner, held.lease.container or PENDING
-        try:
-            lease = await self.holdings.hand_out(
-                held, mac, owner, container, self._policy(), catch_up=self.link.catch_up
-            )
-        except BaseException:
-            if picked.fresh:
-                await self.holdings.end(held)
-            elif held.idle_since is None:
-                held.idle_since = picked.idle_since
-            raise
-        held.given, held.kept, held.idle_since = self._now(), False, None
-        if self.link.audible:
-            held.claim.ask_owner()
-        return lease
-
-    async def _claim_for_docker(self, mac: str, address: IPv4Address | None) -> Held:
-        """Search, or check the address. A refusal is Docker's last word: where we could not look, we look again."""
-        options: dict[str, Any] = {} if address is None else {"ranges": (), "exclude": ()}
-        try:
-            return self._lent(await self.search.claim(PENDING, address, mac, **options))
-        except UnknownError:
-            if self.witnesses.silent():
-                raise
-        except PoolExhaustedError:
-            await asyncio.sleep(GIVEN_UP)
-            if (ready := self.ready.take()) is not None:
-                return ready
-        return self._lent(await self.search.claim(PENDING, address, mac, **options))
-
-    def _lent(self, claim: Claim) -> Held:
-        return self.holdings.add(claim, Role.LENT)
-
-    async def _come_up(self) -> None:
-        """At boot Docker starts containers while bridges and tunnels come up, and never again: let it wait for them."""
-        until = self._born + COMING_UP
-        while self._now() < until:
-            if self.link.opened.is_set() and not self.witnesses.silent():
-                return
-            await asyncio.sleep(REOPEN / 5)
-
-    def _repeated(self, mac: str, address: IPv4Address | None) -> Held | None:
-        """What the same request was answered a moment ago: Docker repeats one whose answer it did not get."""
-        held = self.holdings.by_mac(mac)
-        if held is None or held.role is not Role.DOCKER or held.idle_since is not None:
-            return None
-        fresh = held.lease.container == PENDING and self._now() - held.changed < GRACE
-        return held if fresh and address in {None, held.address} else None
-
-    def _own(self, mac: str, address: IPv4Address | None) -> Held | None:
-        """A lease of ours for the address, if its container does not run; AddressInUseError if it does."""
-        held = self.holdings.get(address)
-        if held is None or held.role is not Role.DOCKER:
-            return None
-        lease, containers = held.lease, self.tools.containers
-        starting = lease.mac == mac and not containers.attached(lease)  # arpipam-run's, which has told us of it already
-        if held.idle_since is None and not starting and not containers.stopped(held):
-            whose = "a container that is being started" if lease.container == PENDING else lease.owner
-            raise AddressInUseError(f"{self.interface}: {address} belongs to {whose} on this host; take another")
-        return held
-
     # The way back.
 
     async def take_back(self, address: IPv4Address) -> None:
@@ -332,7 +215,7 @@ class Network:
         elif held.leaving:  # to answer for it now would be to take it from the station that uses it
             await self.end(held)
         else:
-            held.idle_since = self._now()
+            held.idle_since = self.tools.edges.monotonic()
             with suppress(LinkError):
                 held.claim.take_over()
             self.tell(EventKind.TAKEN_OVER, address=str(address), mac=held.lease.mac, owner=held.lease.owner)
