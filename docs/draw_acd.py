@@ -55,8 +55,8 @@ queue is bounded; a flood of conflicts that nobody reads is counted in `dropped_
 INVARIANTS = """\
 ## Invariants
 
-`tests/protocol/test_acd_machine.py` holds the machine to these in any order of packets, time, full transmit queues and
-calls (`ARPIPAM_STEPS=100000` for as many steps):
+`tests/protocol/test_acd_machine.py` holds the machine to these in any order of packets that arrive or are lost, time,
+full transmit queues and calls (`ARPIPAM_STEPS=100000` for as many steps; it prints the seed that takes them again):
 
 - No frame has the address as its sender before `claim` or `adopt`, and `claim` is legal only after PROBE_NUM
   probes have left and the listening has ended.

@@ -7,6 +7,9 @@ import random
 
 NIGHT = os.environ.get("ARPIPAM_TESTS") == "night"
 
+EXAMPLES = 200 if NIGHT else 40
+"""Of each property."""
+
 
 def count(name: str, day: int, night: int) -> int:
     """Return ARPIPAM_<name>, or else how often by day, or by night where ARPIPAM_TESTS=night."""
