@@ -14,6 +14,7 @@ from launcher.agent.client.client import AgentClient
 from tests.support import agent_client, link_spaces
 from tests.support.agent_client import wanted
 from tests.support.leases import Clock
+from tests.support.profile import EXAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 # A machine that is busy makes an example slow, and no code wrong.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("patient", deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 if settings.get_current_profile_name() == "default":  # else another was chosen, as for the mutation runs
     settings.load_profile("patient")
 

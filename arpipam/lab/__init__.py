@@ -10,8 +10,9 @@
         lan.loss = 10                             # percent of the frames on their way to each receiver
         lan.cut(host2)
 
-Everything is named after the lab's own id and recorded below /run/arpipam-lab; nothing of it is left when the lab ends,
-and `python -m arpipam.lab clean` removes what a killed run left. The machine's own interfaces are never touched.
+Everything is named after the lab's own id and recorded below /run/arpipam-lab (ARPIPAM_LAB); nothing of it is left when
+the lab ends, and `python -m arpipam.lab clean` removes what a killed run left. The machine's own interfaces are never
+touched.
 """
 
 from arpipam.lab.engine import CLIENTS

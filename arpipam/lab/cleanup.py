@@ -11,7 +11,7 @@ from shutil import rmtree
 
 from arpipam.lab.namespace import DAEMONS, sh
 
-ROOT = Path("/run/arpipam-lab")
+ROOT = Path(os.environ.get("ARPIPAM_LAB", "/run/arpipam-lab"))
 PREFIX = "aplab-"
 _NETNS = Path("/run/netns")
 _GROUP = "arpipam-lab-"

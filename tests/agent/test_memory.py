@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from launcher.agent.memory import NEWCOMERS, REGULAR, Seen, Stations, StationStore
+from tests.support.profile import count
 from tests.support.station_memory import LINK, NOW, Clock, addresses, mac, on_disk
 
 # In memory.
@@ -56,6 +57,20 @@ def test_a_clock_that_is_set_back_hides_nobody() -> None:
     stations.see(2, mac(2), NOW)
     stations.see(1, mac(1), NOW + 1)
     assert stations.seen(1) == Seen(1, mac(1), NOW + 1, NOW + 1)
+    assert stations.recent(NOW) == {1, 2}
+
+
+def test_what_answers_arp_waits_for_no_look_through_all_that_were_seen() -> None:
+    stations = Stations()
+    stations.see(1, mac(1), NOW)
+
+    class Looked:
+        @property
+        def last(self) -> float:
+            assert not stations._lock.locked()
+            return NOW
+
+    stations._newcomers[2] = Looked()  # type: ignore[assignment]
     assert stations.recent(NOW) == {1, 2}
 
 
@@ -213,4 +228,4 @@ class Remembering(RuleBasedStateMachine):
 
 
 TestRemembering = Remembering.TestCase
-TestRemembering.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestRemembering.settings = settings(max_examples=count("EXAMPLES", 30, 200), stateful_step_count=60, deadline=None)

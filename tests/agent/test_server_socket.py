@@ -120,11 +120,11 @@ import asyncio, os, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from launcher.agent.server.listening import passed_socket
+passed = passed_socket()  # before all that takes long to load
+assert passed is None or passed.getsockname()
 from launcher.agent.server.server import Server
 from tests.support.agent_server import FakeAgent
 async def main():
-    passed = passed_socket()
-    assert passed is None or passed.getsockname()
     server = Server(FakeAgent(), Path("/nowhere/at/all"), passed=passed)
     await server.start()
     assert not any(name.startswith("LISTEN_") for name in os.environ)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from ipaddress import IPv4Address, IPv4Network
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,7 @@ from docker.errors import APIError, DockerException
 from arpipam.errors import InputError
 from arpipam.leases.lease import Lease, LeaseState
 from arpipam.leases.sqlite import SqliteLeaseStore
+from launcher.engine import engine
 from launcher.engine.engine import Engine
 from launcher.engine.errors import EngineError
 from launcher.engine.model import AttachedNetwork, Container, DockerNetwork, Endpoint, usable
@@ -352,15 +355,22 @@ def test_a_container_that_moves_leaves_and_joins_with_its_names_and_without_its_
     assert api.done == [("disconnect", (CONTAINER, "lan"), {"force": True}), ("connect", (CONTAINER, "lan"), options)]
 
 
-def test_what_the_engine_refuses_is_said_in_our_words() -> None:
+def test_what_the_engine_refuses_is_said_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(engine, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
+
     class Refusing(Answers):
-        def connect_container_to_network(self, *words: Any, **options: Any) -> None:  # noqa: ARG002
+        def connect_container_to_network(self, *words: Any, **options: Any) -> None:
+            super().connect_container_to_network(*words, **options)
             raise APIError("409 Conflict", explanation="no address left")
 
         def version(self) -> dict[str, Any]:
             raise DockerException("nobody listens")
 
+    api = Refusing()
     with pytest.raises(EngineError, match="the Docker engine refuses: no address left"):
-        Asked(Refusing()).move(CONTAINER, "lan")
+        Asked(api).move(CONTAINER, "lan")
+    assert [done[0] for done in api.done] == ["disconnect", *["connect"] * engine.REJOINS]
+    assert pauses == [engine.REJOIN_PAUSE] * (engine.REJOINS - 1)
     with pytest.raises(EngineError, match="cannot reach the Docker engine: nobody listens"):
         Asked(Refusing()).view()

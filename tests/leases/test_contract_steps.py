@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from arpipam.leases.lease import LeaseState
 from arpipam.leases.sqlite import SqliteLeaseStore
 from tests.support.leases import MAC, Clock, address, refusal, reserve
+from tests.support.profile import count
 
 
 @dataclass
@@ -165,4 +166,4 @@ class Steps(RuleBasedStateMachine):
 
 
 TestSteps = Steps.TestCase
-TestSteps.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSteps.settings = settings(max_examples=count("EXAMPLES", 20, 100), stateful_step_count=30, deadline=None)

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from arpipam.errors import PoolExhaustedError, UnknownError
@@ -21,7 +21,9 @@ from tests.support.search import FIRST, NET, RACE, WITNESS, World, mac, paramete
 if TYPE_CHECKING:
     from arpipam.protocol.arp import ArpPacket
 
-RACES = count("RACES", day=200, night=1000)
+RACES = count("RACES", day=60, night=1000)
+USED = count("USED", day=500, night=2000)
+"""Searches where each address is used, for each loss."""
 
 
 def test_one_free_address_takes_one_listening_period() -> None:
@@ -43,23 +45,23 @@ def test_a_nearly_full_network_takes_one_listening_period_too_and_gives_the_righ
 @pytest.mark.parametrize("loss", [0.0, 0.1, 0.3])
 def test_a_used_address_is_never_called_free(loss: float) -> None:
     unknown = 0
-    for seed in range(2000):
+    for seed in range(USED):
         world = World(seed, Faults(loss=loss), used=[FIRST])
         claimer = world.claimer(range(FIRST, FIRST + 1))
         assert world.run() == [], f"seed {seed}"
         unknown += isinstance(claimer.error, UnknownError)
-    assert unknown <= 2000 * (0.0 if loss == 0 else 0.25)
+    assert unknown <= USED * (0.0 if loss == 0 else 0.25)
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.1, 0.3])
 def test_nor_by_searches_that_share_their_witness(loss: float) -> None:
     unknown = 0
-    for seed in range(250):
+    for seed in range(USED // 8):
         world = World(seed, Faults(loss=loss), used=range(FIRST, FIRST + 8))
         world.host(0, [range(address, address + 1) for address in range(FIRST, FIRST + 8)])
         assert world.run() == [], f"seed {seed}"
         unknown += sum(isinstance(claimer.error, UnknownError) for claimer in world.claimers)
-    assert unknown <= 2000 * (0.0 if loss == 0 else 0.25)
+    assert unknown <= USED * (0.0 if loss == 0 else 0.25)
 
 
 def test_races_of_eight_for_one_address_have_one_owner_at_most() -> None:
@@ -71,7 +73,7 @@ def test_races_of_eight_for_one_address_have_one_owner_at_most() -> None:
         owners = world.run()
         assert len(owners) <= 1, f"seed {seed}"
         won += len(owners)
-    assert won >= 0.99 * RACES
+    assert won >= 0.98 * RACES
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -257,7 +259,6 @@ IPS = st.one_of(st.sampled_from([0, NET, WITNESS, FIRST, FIRST + 1, 2**32 - 1]),
 PACKETS = st.builds(arp.ArpPacket, st.sampled_from([1, 2]), MACS, IPS, MACS, IPS, MACS, MACS)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.tuples(st.floats(0, 1), PACKETS), max_size=60))
 def test_no_frame_makes_it_crash_or_give_out_a_used_address(
     seed: int, packets: list[tuple[float, arp.ArpPacket]]
