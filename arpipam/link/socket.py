@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import select
 import socket
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from arpipam.protocol.interest import Interest
+
+_log = logging.getLogger(__name__)
 
 # linux/if_packet.h, linux/if_ether.h and asm-generic/socket.h, as far as Python's socket module lacks them
 _ETH_P_ALL = 0x0003
@@ -229,7 +232,7 @@ class Link:
                     )
                 if progress is not None and not told:
                     told = True
-                    progress(f"{self.interface}: waiting for spanning tree (STP) to open port {ports}")
+                    _tell(progress, f"{self.interface}: waiting for spanning tree (STP) to open port {ports}")
             elif state.open:
                 return
             elif now - open_since >= _SETTLE:
@@ -248,6 +251,14 @@ class Link:
         if error.errno in {errno.EPERM, errno.EACCES}:
             return LinkError(f"{self.interface}: raw frames are not permitted; run as root or with CAP_NET_RAW")
         return LinkError(f"{self.interface}: {os.strerror(error.errno or 0)}; is this a plain Linux network interface?")
+
+
+def _tell(progress: Callable[[str], None], text: str) -> None:
+    """What the caller's function raises is its own affair: the link opens all the same."""
+    try:
+        progress(text)
+    except Exception:  # noqa: BLE001 - logged, and nothing else fails with it
+        _log.exception("the function that is told of the progress failed")
 
 
 def _attach(sock: socket.socket, interest: Interest | None) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from launcher.engine.model import AttachedNetwork, Endpoint, EngineView
 
 PART = "comparison with the engine"
-"""Its name among a network's failures."""
+"""Its name among the failures of a network, and of the agent where it fails for all."""
 SOON = 1.0  # s to the next comparison while something waits for it
 
 

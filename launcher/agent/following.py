@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from launcher.agent.comparison import Comparison
+from launcher.agent.comparison import PART, Comparison
 from launcher.agent.contract import EventKind
 
 if TYPE_CHECKING:
@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     from launcher.agent.supervise import Supervisor
     from launcher.engine.model import EngineView
 
-COMPARISON = "comparison with the engine"
-"""Its name among the agent's failures."""
 ENGINE = "engine"
-"""The follower's."""
+"""The follower's name among the agent's failures."""
 
 
 class Following:
@@ -71,7 +69,7 @@ class Following:
         self._tools.spawn(self._compare(view))
 
     async def _compare(self, view: EngineView) -> None:
-        await self._supervisor.attempt(COMPARISON, partial(self._comparison.compare, view))
+        await self._supervisor.attempt(PART, partial(self._comparison.compare, view))
 
     def _lost(self, why: str) -> None:
         if self.engine != why:

@@ -61,15 +61,29 @@ async def run_hook(path: Path, text: bytes, *, limit: float = TIME) -> None:
 
 
 def check(path: Path) -> None:
-    """Raise HookError unless the program is root's or ours and nobody else can write it."""
+    """Raise HookError unless the program is root's or ours and nobody else can write it, or put another in its place.
+
+    Whoever can write one of the folders above it can do that; a sticky one, such as /tmp, lets nobody touch what is
+    another's.
+    """
     try:
-        found = path.stat()
+        program = path.resolve(strict=True)
+        _check(path, program, stat.S_IWGRP | stat.S_IWOTH)
+        for folder in dict.fromkeys([*path.absolute().parents, *program.parents]):
+            sticky = folder.stat().st_mode & stat.S_ISVTX
+            _check(path, folder, 0 if sticky else stat.S_IWGRP | stat.S_IWOTH)
     except OSError as error:
         raise HookError(f"hook {path}: {error.strerror}") from None
+
+
+def _check(hook: Path, path: Path, writable: int) -> None:
+    """Raise HookError where the path is somebody else's, or has one of these bits."""
+    found = path.stat()
+    whose = f"hook {hook}" if path == hook else f"hook {hook}: {path}"
     if found.st_uid not in {0, os.geteuid()}:
-        raise HookError(f"hook {path} belongs to user {found.st_uid}, and is not run: chown root {path}")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise HookError(f"hook {path} can be written by others than its owner, and is not run: chmod go-w {path}")
+        raise HookError(f"{whose} belongs to user {found.st_uid}, and is not run: chown root {path}")
+    if found.st_mode & writable:
+        raise HookError(f"{whose} can be written by others than its owner, and is not run: chmod go-w {path}")
 
 
 class Hooks:

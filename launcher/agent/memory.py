@@ -120,8 +120,10 @@ class Stations:
 
     def recent(self, since: float) -> set[int]:
         """The addresses seen at that time or later."""
-        with self._lock:  # all of them: a clock that was set has no order
-            return {address for part in self._parts() for address, entry in part.items() if entry.last >= since}
+        with self._lock:  # only to copy: what answers ARP waits for it
+            known = [*self._newcomers.items(), *self._regulars.items()]
+        # All of them: a clock that was set has no order.
+        return {address for address, entry in known if entry.last >= since}
 
     def seen(self, address: int) -> Seen | None:
         """What is known of the address."""

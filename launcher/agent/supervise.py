@@ -65,7 +65,7 @@ class Supervisor:
             if _cancelled():
                 raise
             self.failed(part, error)
-        except Exception as error:  # noqa: BLE001 - the rule here: whatever fails, nothing else fails with it
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the rule here: whatever fails, nothing else fails with it
             self.failed(part, error)
         else:
             self.works(part)

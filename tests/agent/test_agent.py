@@ -15,10 +15,11 @@ from arpipam.errors import InputError, LeaseError, LinkError
 from arpipam.leases.sqlite import SqliteLeaseStore
 from launcher.agent import supervise
 from launcher.agent.agent import LEASES, MEMORY, METRICS, Agent
+from launcher.agent.comparison import PART as COMPARISON
 from launcher.agent.config.file import parse
 from launcher.agent.contract import AddressKind, AddressRequest, ClaimRequest, PoolRequest
 from launcher.agent.edges import Edges
-from launcher.agent.following import COMPARISON, ENGINE
+from launcher.agent.following import ENGINE
 from launcher.agent.pools import DockerPool, PoolStore
 from launcher.engine.model import EngineView
 

@@ -37,7 +37,7 @@ WITH_ARGUMENTS = METHODS[3:]
 class Recorder:
     """Writes down what it is asked for; gives 10.1.0.11, or what was asked for, or raises."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: BaseException | None = None) -> None:
         self.asked: list[Any] = []
         self._error = error
 
@@ -273,8 +273,8 @@ def test_an_error_is_its_one_line(error: ArpipamError, status: int) -> None:
     assert line == (" ".join(str(error).split()) or "arpipam: refused") or line.endswith("…")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a\nb"), KeyError("x"), RecursionError(), MemoryError()])
-def test_an_unexpected_error_is_logged_and_one_line(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("a\nb"), KeyError("x"), RecursionError(), MemoryError(), SystemExit(3)])
+def test_an_unexpected_error_is_logged_and_one_line(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         line = refused(*ask("IpamDriver.RequestAddress", asks_address(options=ENDPOINT), ipam=Recorder(error)))
     assert line == f"arpipam: IpamDriver.RequestAddress failed ({type(error).__name__}); its log says more"
@@ -355,7 +355,8 @@ TEXTS = st.text() | st.sampled_from(["10.1.0.0/24", "10.1.0.5", "fd00::/64", MAC
 KEYS = st.sampled_from(["Pool", "SubPool", "PoolID", "Address", "Options", "V6", "AddressSpace", *GATEWAY, *ENDPOINT])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
-    lambda inner: st.lists(inner) | st.dictionaries(KEYS | st.text(), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(), inner, max_size=3),
+    max_leaves=10,
 )
 OBJECTS = st.dictionaries(KEYS, JSON | st.dictionaries(KEYS, TEXTS))
 

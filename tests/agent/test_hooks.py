@@ -47,6 +47,29 @@ def test_a_hook_of_somebody_else_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("owner", [0, 12345])
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder away")
+def test_a_hook_in_a_folder_of_others_is_not_run(tmp_path: Path, owner: int, *, linked: bool) -> None:
+    """They could put another program in its place; where it is a link, at either end."""
+    shared = tmp_path / "shared"
+    (shared / "inner").mkdir(parents=True)
+    hook = program(shared / "inner" / "hook", f"touch {tmp_path}/ran")
+    if linked:
+        (tmp_path / "link").symlink_to(hook)
+        hook = tmp_path / "link"
+    os.chown(shared, owner, 0)
+    shared.chmod(0o755 if owner else 0o777)
+    said = rf"hook {hook}: {shared} .*, and is not run: ch(own root|mod go-w) {shared}$"
+    with pytest.raises(HookError, match=said):
+        asyncio.run(run_hook(hook, b""))
+    assert not (tmp_path / "ran").exists()
+    os.chown(shared, 0, 0)
+    shared.chmod(0o1777)  # as /tmp: nobody takes away what is another's
+    asyncio.run(run_hook(hook, b""))
+    assert (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"), [("exit 3", "exit status 3"), (None, "No such file"), ("kill $$", "exit status -15")]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.support.networks import FOREIGN, OTHER, Bench, endpoint, opened, seen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from arpipam.leases.lease import Lease
     from arpipam.leases.sqlite import SqliteLeaseStore
 
 READY = NetworkSettings(ready=2)
@@ -150,9 +152,17 @@ def test_a_claim_that_is_lost_while_it_is_handed_out_is_passed_over(
 
 
 def test_a_stopped_container_whose_claim_was_lost_gets_its_address_after_a_look_at_the_wire(
-    store: SqliteLeaseStore,
+    store: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = store.hand_out(reserved(store).id, MAC, "web", "web@e1")
+    written: list[int] = []
+    write = store.hand_out
+
+    def noted(lease_id: int, *words: str) -> Lease:
+        written.append(lease_id)
+        return write(lease_id, *words)
+
+    monkeypatch.setattr(store, "hand_out", noted)
 
     async def test(*, used: bool) -> None:
         async with opened(store) as made:
@@ -170,11 +180,12 @@ def test_a_stopped_container_whose_claim_was_lost_gets_its_address_after_a_look_
                 assert again.id != lease.id
                 made.network.holdings.link_lost()
             assert [search["address"] for search in made.wire.searches] == [lease.address] * (1 + used)
+            assert lease.id not in written  # what another station has is given to nobody, on disk neither
 
     asyncio.run(test(used=False))
     for known in store.leases():
         store.release(known.id, quarantine=0.0)
-    lease = store.hand_out(reserved(store).id, MAC, "web", "web@e1")
+    lease = write(reserved(store).id, MAC, "web", "web@e1")
     asyncio.run(test(used=True))
 
 
@@ -311,6 +322,24 @@ def test_what_is_ready_or_lent_is_released_where_the_link_is_gone(store: SqliteL
             assert {known.address for known in store.leases() if known.state == "claimed"} == ours
 
     asyncio.run(test())
+
+
+def test_to_count_many_stations_rests_again_and_again(store: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that counts has the interpreter's lock: the event loop and the driver want it."""
+    rests: list[float] = []
+
+    async def test() -> None:
+        async with opened(store) as made:
+            for number in range(20_000):
+                made.network.sightings.stations.see(int(address(0)) + 300 + number, b"\2\0\0\0\0\7", time.time())
+            monkeypatch.setattr(sightings, "time", SimpleNamespace(sleep=rests.append))
+            made.now += 60.0
+            await made.network.sightings.count()
+            assert made.network.sightings.left == 254
+
+    asyncio.run(test())
+    assert len(rests) >= 20
+    assert min(rests) > 0
 
 
 def test_stations_are_left_out_of_what_is_left(store: SqliteLeaseStore) -> None:

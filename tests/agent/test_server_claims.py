@@ -159,15 +159,19 @@ def test_a_claim_that_is_refused(tmp_path: Path, error: Exception, status: int, 
     run(test())
 
 
-def test_an_act_that_is_refused_leaves_the_claim(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(LeaseError("disk full"), "disk full"), (SystemExit(3), "arpipam: /arpipam/claims/1/bind failed")],
+)
+def test_an_act_that_is_refused_leaves_the_claim(tmp_path: Path, error: BaseException, told: str) -> None:
     async def test() -> None:
         async with serving(tmp_path / "s") as (agent, client):
             async with client.post("/arpipam/claims", json=WISH) as said:
                 await line(said)
                 [claim] = agent.claims
-                claim.error = LeaseError("disk full")
-                said_no = await refusal(client, "POST", "/arpipam/claims/1/bind", 500, json={"container": "c1"})
-                assert said_no == ("disk full", 3)
+                claim.error = error
+                text, status = await refusal(client, "POST", "/arpipam/claims/1/bind", 500, json={"container": "c1"})
+                assert (text.startswith(told), status) == (True, 3)
                 claim.error = None
             await until_async(lambda: len(claim.done) == 2)
             assert claim.done[1] == ("release", QUARANTINE)
@@ -175,8 +179,8 @@ def test_an_act_that_is_refused_leaves_the_claim(tmp_path: Path) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("error", [LeaseError("disk full"), RuntimeError("secret")])
-def test_a_release_that_fails_is_logged(tmp_path: Path, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [LeaseError("disk full"), RuntimeError("secret"), SystemExit(3)])
+def test_a_release_that_fails_is_logged(tmp_path: Path, error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with serving(tmp_path / "s") as (agent, client):
             async with client.post("/arpipam/claims", json=WISH) as said:

@@ -50,7 +50,7 @@ def test_views(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("x"), asyncio.CancelledError(), ConnectionResetError(), RecursionError()]
+    "error", [RuntimeError("x"), asyncio.CancelledError(), ConnectionResetError(), RecursionError(), SystemExit(3)]
 )
 def test_a_request_that_fails_ends_no_other(tmp_path: Path, error: Any) -> None:
     """Whatever it fails by, also one that is none of ours, as what it waited for was cancelled."""

@@ -41,6 +41,7 @@ def failing(times: int, error: BaseException, *, then: Callable[[], None]) -> Ca
         (LeaseError("lease store: the disk\nis full"), "lease store: the disk is full"),
         (RuntimeError("secret"), "RuntimeError: secret"),
         (KeyError(), "KeyError"),
+        (SystemExit(3), "SystemExit: 3"),
         (asyncio.CancelledError(), "CancelledError"),  # of something that it waited for
     ],
 )

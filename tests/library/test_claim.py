@@ -145,6 +145,28 @@ def test_an_owner_that_is_awaited_is_asked_no_more_when_the_claim_ends(wire: Wir
     assert len(wire.questions()) == asked
 
 
+# The end.
+
+
+def test_a_claim_that_a_listener_releases_leaves_the_disk_to_the_writer(wire: Wire, store: Store) -> None:
+    """The listener runs on the thread that answers ARP: no commit may be waited for there."""
+    claim = claimed(wire, store)
+    claim.on_change(lambda state: claim.release(5.0) if state is ClaimState.GUARDED else None)
+    claim.guard()
+    assert state_of(claim) is ClaimState.RELEASED
+    assert wire.faults == []
+    assert store.done == []
+    [release] = store.left
+    release()
+    assert store.done == [("release", LEASE.id, 5.0)]
+
+
+def test_released_elsewhere_its_lease_has_ended_when_that_returns(wire: Wire, store: Store) -> None:
+    claim = claimed(wire, store)
+    claim.release(5.0)
+    assert (store.done, store.left) == ([("release", LEASE.id, 5.0)], [])
+
+
 # Handing out.
 
 

@@ -197,6 +197,16 @@ def test_waits_for_spanning_tree(here: Space) -> None:
 
 
 @pytest.mark.usefixtures("bridged")
+def test_what_the_caller_makes_of_the_progress_hinders_nothing(here: Space, caplog: pytest.LogCaptureFixture) -> None:
+    def fails(_: str) -> None:
+        raise BrokenPipeError
+
+    here.ip("link set br0 type bridge forward_delay 200 stp_state 1", "link set near down", "link set near up")
+    here.open("br0", progress=fails).close()
+    assert "told of the progress" in caplog.text
+
+
+@pytest.mark.usefixtures("bridged")
 def test_names_the_port_that_spanning_tree_holds(here: Space) -> None:
     here.ip("link set br0 type bridge stp_state 1", "link set near down", "link set near up")
     with pytest.raises(LinkError, match=r"br0: spanning tree \(STP\) has held port near for 0.2 s"):

@@ -58,7 +58,7 @@ class FakeClaim:
         self.done: list[Any] = []
         self.binding = asyncio.Event()
         self.binding.set()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._listeners: list[Callable[[ClaimState], None]] = []
 
     def on_change(self, listener: Callable[[ClaimState], None]) -> None:

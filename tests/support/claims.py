@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -80,7 +81,8 @@ class Wire:
         self.flush()
 
     def is_here(self) -> bool:
-        return False
+        """Whether a listener is being called, on the loop's own thread."""
+        return bool(self.posted)
 
     def stir(self, address: int) -> None:
         assert address == int(ADDRESS)
@@ -132,10 +134,14 @@ class Wire:
 
 
 class Store:
-    """Notes what is done to the lease."""
+    """Notes what is done to the lease; also the writer, with what it is left to do."""
 
     def __init__(self) -> None:
         self.done: list[tuple[Any, ...]] = []
+        self.left: list[Callable[[], object]] = []
+
+    def post(self, function: Callable[..., object], *words: Any, **more: Any) -> None:
+        self.left.append(partial(function, *words, **more))
 
     def bind(self, lease_id: int, container: str) -> Lease:
         self.done.append(("bind", lease_id, container))

@@ -112,7 +112,7 @@ class ClaimApi:
                 _log.warning(
                     "address %s, whose caller is gone, is not released: %s", held.claim.address, one_line(error)
                 )
-            except Exception:  # noqa: BLE001 - nobody is left whom it would tell anything
+            except (Exception, SystemExit):  # noqa: BLE001 - nobody is left whom it would tell anything
                 _log.exception("address %s, whose caller is gone, is not released", held.claim.address)
 
 

@@ -71,7 +71,7 @@ async def answer(ipam: Ipam, method: str, body: bytes) -> tuple[int, dict[str, A
     except ArpipamError as error:
         wrong = isinstance(error, (InputError, AddressInUseError, PoolExhaustedError))
         return _refusal(REFUSED if wrong else FAILED, str(error))
-    except Exception as error:  # noqa: BLE001 - whatever it is, no traceback goes to Docker
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, no traceback goes to Docker
         _log.exception("%s failed", method)
         return _refusal(FAILED, f"arpipam: {method} failed ({type(error).__name__}); its log says more")
 
@@ -89,7 +89,7 @@ async def take_back(ipam: Ipam, method: str, body: bytes, answered: Mapping[str,
             await ipam.release_address(request.pool, IPv4Interface(answered["Address"]).ip)
     except ArpipamError as error:
         _log.warning("address %s, whose caller is gone, is not given back: %s", answered["Address"], one_line(error))
-    except Exception:  # noqa: BLE001 - nobody is left whom it would tell anything
+    except (Exception, SystemExit):  # noqa: BLE001 - nobody is left whom it would tell anything
         _log.exception("address %s, whose caller is gone, is not given back", answered["Address"])
 
 

@@ -55,7 +55,7 @@ async def one_line_errors(request: web.Request, handler: Handler) -> web.StreamR
         }.get(status, f"{request.method} {path}: {refused.reason}")
     except ConnectionError:  # the caller is gone
         raise
-    except Exception as failure:  # noqa: BLE001 - whatever it is
+    except (Exception, SystemExit) as failure:  # noqa: BLE001 - whatever it is; a request never ends the agent
         _log.exception("%s failed", path)
         said, status = f"arpipam: {path} failed ({type(failure).__name__}); the agent's log says more", FAILED
     if request.path.startswith(OURS):

@@ -220,7 +220,7 @@ class _Api:
         try:
             async for event in self._agent.events(recent=recent):
                 stream.put(asdict(event))
-        except Exception:  # noqa: BLE001 - the reader sees an end, the log says why
+        except (Exception, SystemExit):  # noqa: BLE001 - the reader sees an end, the log says why
             _log.exception("the stream of events broke")
         stream.end()
 

@@ -82,8 +82,15 @@ class Goings:
             self._streams.discard(stream)
 
     def do(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Do this, whether or not the task that wants it is cancelled."""
-        task = asyncio.ensure_future(work)
+        """Do this, whether or not the task that wants it is cancelled. A task that raises SystemExit ends the loop."""
+
+        async def doing() -> T:
+            try:
+                return await work
+            except SystemExit as error:
+                raise RuntimeError(f"it wanted the agent to exit with {error}") from error
+
+        task = asyncio.ensure_future(doing())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
