@@ -3,7 +3,11 @@
 A median differs where the two intervals of confidence do not meet, and the medians are further apart than the wider
 spread and than a twentieth: the samples of one run say nothing of what differs from run to run (where the kernel put
 things, what else the machine did). Where a run has one or two samples there is no spread, and nothing is said. A share
-differs where its two intervals do not meet. Exit status 1 where something of arpipam got worse.
+differs where its two intervals do not meet.
+
+The machine itself may be slower in one of the runs: then its peers are slower too. A time of arpipam that grew no more
+than some time of a peer in the same scenario (in the same run, where the scenario has no peer) is called `slower
+machine`, and not `worse`. Exit status 1 where something of arpipam got worse.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ _DRIFT = 0.05
 """Of a median, between two runs of the same."""
 _LEAST = 3
 """Samples that have a spread."""
+_OURS = ("arpipam", "agent")
+SLOWER_MACHINE = "slower machine"
 
 
 class Difference(NamedTuple):
@@ -42,19 +48,41 @@ class Difference(NamedTuple):
     subject: str
     old: float
     new: float
+    is_time: bool
     verdict: str
-    """`better`, `worse`, `different` (where neither is better), or `same`."""
+    """`better`, `worse`, `slower machine`, `different` (where neither is better), or `same`."""
+
+    @property
+    def growth(self) -> float:
+        """The new figure over the old one."""
+        return self.new / self.old if self.old else 1.0
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is arpipam that was measured."""
+        return self.subject.startswith(_OURS)
 
 
 def changes(old: Run, new: Run) -> list[Difference]:
     """Every figure that both runs have."""
     before = {outcome.name: outcome for outcome in old.outcomes}
-    return [
+    found = [
         change
         for outcome in new.outcomes
         if outcome.name in before
         for change in _outcome(before[outcome.name], outcome)
     ]
+    peers = [change for change in found if change.is_time and not change.is_ours]
+    return [_by_pace(change, peers) for change in found]
+
+
+def _by_pace(change: Difference, peers: list[Difference]) -> Difference:
+    """The same, with what the machine's own pace explains taken for that."""
+    beside = [peer for peer in peers if peer.scenario == change.scenario] or peers
+    most = max((peer.growth for peer in beside), default=1.0)
+    if change.verdict == "worse" and change.is_ours and change.is_time and change.growth <= most:
+        return change._replace(verdict=SLOWER_MACHINE)
+    return change
 
 
 def _outcome(old: Outcome, new: Outcome) -> Iterator[Difference]:
@@ -66,8 +94,11 @@ def _outcome(old: Outcome, new: Outcome) -> Iterator[Difference]:
             for subject in new.subjects():
                 pair = old.values(metric.name, subject, case), new.values(metric.name, subject, case)
                 if all(pair):
+                    is_time = metric.unit == "s" and not metric.share
                     told = ", ".join(f"{key} {value}" for key, value in case.items())
-                    yield _judge(Difference(new.name, told, metric.name, subject, 0.0, 0.0, "same"), metric, pair)
+                    yield _judge(
+                        Difference(new.name, told, metric.name, subject, 0.0, 0.0, is_time, "same"), metric, pair
+                    )
 
 
 def _judge(change: Difference, metric: Metric, pair: tuple[list[float], list[float]]) -> Difference:
@@ -109,7 +140,7 @@ def main(words: list[str]) -> int:
     console.print(f"{len(found)} figures in both, {len(found) - len(moved)} the same within the noise")
     if old.machine.get("processors") != new.machine.get("processors"):
         console.print("The machines differ: only ratios within a run can be compared.")
-    return int(any(change.verdict == "worse" and change.subject.startswith("arpipam") for change in moved))
+    return int(any(change.verdict == "worse" and change.is_ours for change in moved))
 
 
 if __name__ == "__main__":

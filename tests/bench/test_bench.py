@@ -138,6 +138,23 @@ def test_less_than_a_twentieth_or_two_samples_say_nothing_of_two_runs() -> None:
         assert compare.changes(run_of(old), run_of(new))[0].verdict == verdict, (old, new)
 
 
+@pytest.mark.parametrize(
+    ("peer", "verdict"),
+    [(1.0, "worse"), (1.3, "worse"), (1.7, compare.SLOWER_MACHINE)],
+    ids=["as fast", "less", "more"],
+)
+def test_a_time_that_grew_less_than_a_peers_is_the_machines(peer: float, verdict: str) -> None:
+    old, new = run_of(noisy(1, 1)), run_of(noisy(1.5, 2))
+    for run, factor in ((old, 1.0), (new, peer)):
+        samples = run.outcomes[0].samples
+        samples += [
+            sample.model_copy(update={"subject": "arping", "values": {"seconds": value}})
+            for sample, value in zip(samples, noisy(factor, 7), strict=False)
+        ]
+    ours = next(change for change in compare.changes(old, new) if change.subject == "arpipam")
+    assert ours.verdict == verdict
+
+
 @pytest.mark.parametrize("words", [["-m", "bench.compare"], ["bench/compare.py"]])
 def test_compare_runs_both_ways(words: list[str], tmp_path: Path) -> None:
     for name, run in {"old": run_of(noisy(1, 1)), "new": run_of(noisy(2, 2))}.items():
