@@ -33,6 +33,7 @@ units: install
 # All tests but those of `make test-vm`; those that measure times run alone afterwards. More workers than processors make
 # no run shorter: engines that start take the processors. ARPIPAM_TESTS=night runs the long tests at full length.
 test: install
+	@.ci/engine-26 || true
 	$(PYTEST) -n $(WORKERS) -m "not timing"
 	$(PYTEST) -n 0 -m timing
 

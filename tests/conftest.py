@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("lab") is None:
             item.add_marker("unit")
         if item.get_closest_marker("unit") or _shares(item):
-            item.add_marker(pytest.mark.xdist_group(place))
+            item.add_marker(pytest.mark.xdist_group(place + _age(item)))
         group = _group(item)
         ranks[group] = min(ranks.get(group, len(_RANKS)), _rank(item))
     items.sort(key=lambda item: ranks[_group(item)])
@@ -84,6 +84,11 @@ def _rank(item: pytest.Item) -> int:
 def _group(item: pytest.Item) -> str:
     marker = item.get_closest_marker("xdist_group")
     return str(marker.args[0]) if marker else item.nodeid
+
+
+def _age(item: pytest.Item) -> str:
+    """The engine's version, where a test has one: what is shared on one age of engine is not shared with another."""
+    return str(getattr(item, "callspec").params.get("engine_age", "")) if hasattr(item, "callspec") else ""  # noqa: B009
 
 
 def _shares(item: pytest.Item) -> bool:

@@ -20,17 +20,28 @@ if TYPE_CHECKING:
 
 CLIENTS = tuple(dict.fromkeys(path for path in (which("docker"), "/usr/bin/docker") if path and Path(path).exists()))
 """The docker clients of this machine, which may be of different ages."""
+UNPACKED = Path("/var/cache/arpipam-lab")
+"""Where .ci/engine-26 puts an engine of another age than this machine's own."""
 _PATIENCE = 60.0
 _BUSYBOX = Path("/bin/busybox")
+
+
+def is_unpacked(version: str) -> bool:
+    """Whether an engine of that version is there, beside this machine's own."""
+    return (UNPACKED / f"engine-{version}" / "usr/sbin/dockerd").exists()
 
 
 class LabEngine:
     """dockerd with folders and a socket of its own, in a mount namespace, so that /run/docker is its own too.
 
-    As on a machine, what it has mounted outlives it.
+    It is this machine's own, or that of an unpacked `version`. As on a machine, what it has mounted outlives it.
     """
 
-    def __init__(self, namespace: Namespace, directory: Path, client: str | None) -> None:
+    def __init__(self, namespace: Namespace, directory: Path, client: str | None, version: str = "") -> None:
+        if version and not is_unpacked(version):
+            raise RuntimeError(f"no engine {version} in {UNPACKED}: .ci/engine-26 unpacks 26.1")
+        folder = UNPACKED / f"engine-{version}" / "usr"
+        self._path = os.pathsep.join([f"{folder}/sbin", f"{folder}/bin"] * bool(version) + [os.environ["PATH"]])
         self.client = client or (CLIENTS[-1] if CLIENTS else "docker")
         self.socket = directory / "docker.sock"
         self.log = directory / "dockerd.log"
@@ -53,7 +64,7 @@ class LabEngine:
             f"--ip-forward=false --ip-masq=false --userland-proxy=false --cgroup-parent={self.cgroup(self._directory)}"
         ).split()
         # An engine whose containerd is stuck has it write down where (SIGUSR1), into the folder for temporary files.
-        env = os.environ | {"TMPDIR": str(self._directory / "tmp")}
+        env = os.environ | {"TMPDIR": str(self._directory / "tmp"), "PATH": self._path}
         self.process = process = self._namespace.daemon([*words, *options], self.log, env=env)
         self._wait(self._answers, process)
         image = ["-H", f"unix://{self.socket}", "import", "-", "busybox:latest"]

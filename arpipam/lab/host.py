@@ -32,7 +32,7 @@ class Host:
         *,
         address: str,
         bridge: str,
-        engine: bool = False,
+        engine: bool | str = False,
         client: str | None = None,
     ) -> None:
         self.name = name
@@ -41,7 +41,8 @@ class Host:
         self.interface = IPv4Interface(address)
         self.address = str(self.interface.ip)
         self.bridge = bridge
-        self.engine = LabEngine(namespace, directory, client) if engine else None
+        version = engine if isinstance(engine, str) else ""
+        self.engine = None if engine is False else LabEngine(namespace, directory, client, version)
         self.openvswitch: OpenVSwitch | None = None
         self.fabric_file = directory / "fabric.toml"
         self.mtu = 1500

@@ -22,9 +22,13 @@ _COUNT = itertools.count()
 
 
 class Lab:
-    """Everything in here ends with it: leave the context, and nothing is left; SIGTERM ends it in the same way."""
+    """Everything in here ends with it: leave the context, and nothing is left; SIGTERM ends it in the same way.
 
-    def __init__(self) -> None:
+    `engine` is the version of its hosts' engines where they do not say another; empty: this machine's own.
+    """
+
+    def __init__(self, *, engine: str = "") -> None:
+        self._engine = engine
         self.id = f"{os.getpid()}x{next(_COUNT)}"
         self.directory = cleanup.ROOT / self.id
         self.hosts: dict[str, Host] = {}
@@ -69,7 +73,7 @@ class Lab:
         address: str = "172.16.42.1/24",
         *,
         bridge: str = "docker0",
-        engine: bool = False,
+        engine: bool | str = False,
         client: str | None = None,
         underlay: Wire | None = None,
         underlay_address: str = "",
@@ -79,7 +83,9 @@ class Lab:
         """A host with a bridge, plugged into a `wire` or with tunnels over the `underlay` to the others there.
 
         Its network is a fabric (see arpipam.fabric), up after `start()`; tunnels are Open vSwitch's or the kernel's.
+        `engine` is True, or the version of one that is unpacked beside this machine's own, such as 26.1.
         """
+        engine = self._engine if engine is True else engine
         directory = self.directory / name
         directory.mkdir()
         host = Host(name, self.namespace(name), directory, address=address, bridge=bridge, engine=engine, client=client)
@@ -111,7 +117,7 @@ class Lab:
         lines = [other["line"] for at, other in self._declared.values() if other is own or (at is wire and wire)]
         return {**own["network"], "subnet": str(host.interface.network), "hosts": lines}
 
-    def two_hosts(self, *, engine: bool = True, client: str | None = None) -> tuple[Host, Host, Wire]:
+    def two_hosts(self, *, engine: bool | str = True, client: str | None = None) -> tuple[Host, Host, Wire]:
         """Two hosts with docker0 and br0 each and a GRE tunnel between them; the wire is the underlay."""
         underlay = self.wire()
         first, second = (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from arpipam.lab import CLIENTS, Lab, cleanup
+from tests.support import engines
 from tests.support.crowd import Crowd
 from tests.support.lans import OWN, Lan, Opener, fresh, make_lan
 from tests.support.launchers import FOREIGN, launching
@@ -16,17 +18,33 @@ from tests.support.tools import using
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from arpipam.lab import Host, Wire
     from tests.support.launchers import Launcher
     from tests.support.tools import Tool
 
 
+_HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def engine_age() -> str:
+    """The version of the hosts' engines; empty: this machine's own."""
+    return ""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test on more than one age of engine where it should be."""
+    if "engine_age" in metafunc.fixturenames:
+        ages = engines.ages(metafunc.definition, metafunc.definition.path.relative_to(_HERE).as_posix())
+        if ages:
+            metafunc.parametrize("engine_age", ages, scope="module")
+
+
 @pytest.fixture
-def lab() -> Iterator[Lab]:
+def lab(engine_age: str) -> Iterator[Lab]:
     """A lab that is gone, with all that was in it, when the test ends."""
-    with Lab() as lab:
+    with Lab(engine=engine_age) as lab:
         yield lab
     assert not list(cleanup.ROOT.glob(lab.id))
     assert not cleanup.spaces(lab.id)
@@ -81,9 +99,9 @@ def crowd() -> Iterator[Crowd]:
 
 
 @pytest.fixture(scope="module")
-def engine_host() -> Iterator[tuple[Host, Wire]]:
+def engine_host(engine_age: str) -> Iterator[tuple[Host, Wire]]:
     """A host with an engine, and a machine beside it that Docker knows nothing of."""
-    with Lab() as lab:
+    with Lab(engine=engine_age) as lab:
         wire = lab.wire()
         host = lab.host("host", wire, "172.16.42.1/24", engine=True)
         lab.start()

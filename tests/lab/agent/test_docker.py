@@ -27,12 +27,12 @@ SHOW = "ip -o -4 addr show eth0 | awk '{print $4}'; ip route | awk '/default/{pr
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[tuple[AgentOn, LabStation]]:
+def place(engine_age: str) -> Iterator[tuple[AgentOn, LabStation]]:
     """A host with an engine and an agent, another host that is its witness, and a station that asks.
 
     Not on docker0, which an engine without a bridge of its own removes as it starts.
     """
-    with Lab() as lab:
+    with Lab(engine=engine_age) as lab:
         wire = lab.wire()
         host = lab.host("host", wire, "172.16.42.1/24", bridge="lan0", engine=True)
         lab.host("other", wire, "172.16.42.2/24", bridge="lan0")
@@ -100,6 +100,7 @@ def shown(agent: AgentOn, *words: str, network: str = "side") -> list[str]:
 # Networks.
 
 
+@pytest.mark.both_engines
 def test_without_a_gateway_it_is_the_bridges_own_address(side: AgentOn) -> None:
     show = ["ip", "-o", "-4", "address", "show", SIDE]
     before = side.host.command(*show).stdout
@@ -109,6 +110,7 @@ def test_without_a_gateway_it_is_the_bridges_own_address(side: AgentOn) -> None:
     assert side.host.command(*show).stdout == before
 
 
+@pytest.mark.both_engines
 def test_gateway_auxiliary_addresses_and_range(side: AgentOn) -> None:
     words = ["--gateway", "10.7.0.254", "--ip-range", "10.7.0.128/30"]
     aside = ["--aux-address", "a=10.7.0.5", "--aux-address", "b=10.7.0.129"]  # one of them outside of the range
@@ -199,6 +201,7 @@ def test_removed_networks_leave_nothing(side: AgentOn) -> None:
 # Addresses.
 
 
+@pytest.mark.both_engines
 def test_a_given_address_that_is_in_use_is_refused(agent: AgentOn, station: LabStation) -> None:
     """Also while the container that has it is being started, and not yet shown as one that runs."""
     line = refused(agent, "run", "--rm", "--network", NETWORK, "--ip", FOREIGN, "busybox", "true")
@@ -212,6 +215,7 @@ def test_a_given_address_that_is_in_use_is_refused(agent: AgentOn, station: LabS
         assert own in refused(agent, "run", "--rm", "--network", NETWORK, "--ip", own, "busybox", "true")
 
 
+@pytest.mark.both_engines
 def test_a_stopped_container_keeps_the_address_that_it_was_given(agent: AgentOn, station: LabStation) -> None:
     agent.run("web", "--ip", FREE)
     for _ in range(2):
@@ -277,6 +281,7 @@ def test_a_command_that_cannot_be_started_leaves_nothing(agent: AgentOn) -> None
     agent.wait(lambda: not any(lease.state == "bound" for lease in agent.client.leases()))
 
 
+@pytest.mark.both_engines
 def test_networks_are_joined_and_left(side: AgentOn, station: LabStation) -> None:
     side.host.docker(*create(*ALONE))
     side.run("web")
@@ -297,6 +302,7 @@ def test_networks_are_joined_and_left(side: AgentOn, station: LabStation) -> Non
 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["ready", "given"])
+@pytest.mark.both_engines
 def test_neighbours_learn_one_mac_and_are_always_answered(fixed: bool, agent: AgentOn, station: LabStation) -> None:  # noqa: FBT001 - a case
     agent.wait_ready(READY)
     wanted = [FREE] if fixed else [lease.address for lease in agent.client.leases() if lease.state == "ready"]

@@ -29,12 +29,12 @@ READY = 2
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[tuple[AgentOn, LabStation, Wire]]:
+def place(engine_age: str) -> Iterator[tuple[AgentOn, LabStation, Wire]]:
     """A host with an engine, another host that is its witness, and a station that asks.
 
     Not on docker0, which an engine without a bridge of its own removes as it starts.
     """
-    with Lab() as lab:
+    with Lab(engine=engine_age) as lab:
         wire = lab.wire()
         host = lab.host("host", wire, f"{GATEWAY}/24", bridge="lan0", engine=True)
         lab.host("other", wire, "172.16.42.2/24", bridge="lan0")
@@ -74,6 +74,7 @@ ENDS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 
 
 @ENDS
+@pytest.mark.both_engines
 def test_the_engine_is_started_again(number: int, agent: AgentOn, station: LabStation) -> None:
     agent.run("always", "--restart", "always")
     agent.run("always-fixed", "--restart", "always", "--ip", FIXED)
@@ -217,6 +218,7 @@ def test_what_the_engine_tells_again_changes_nothing(agent: AgentOn, station: La
 # Other networks.
 
 
+@pytest.mark.both_engines
 def test_on_a_macvlan_network(place: tuple[AgentOn, LabStation, Wire], agent: AgentOn) -> None:
     """The containers cannot be heard by their own host; the engine says when they run."""
     _, station, wire = place
@@ -289,6 +291,7 @@ networks:
 """Two networks, one that is there and one that it makes; fixed and free addresses; all restart policies."""
 
 
+@pytest.mark.both_engines
 def test_a_compose_file(agent: AgentOn, station: LabStation, tmp_path: Path) -> None:
     namespace = agent.host.namespace
     namespace.ip(["link add back0 type bridge forward_delay 0", "addr add 10.8.0.1/24 dev back0", "link set back0 up"])

@@ -16,6 +16,7 @@ from tests.support.launchers import FIRST, FOREIGN, FOREVER, SECOND, SHOW, Launc
 from tests.support.until import until
 
 
+@pytest.mark.both_engines
 def test_the_container_gets_the_first_address_that_nobody_has(any_launcher: Launcher) -> None:
     done = any_launcher.run("--json", "--rm", "busybox", "sh", "-c", SHOW)
     assert done.returncode == 0, done.stderr
@@ -68,6 +69,7 @@ def test_a_signal_reaches_the_container(any_launcher: Launcher) -> None:
     assert process.returncode == 9
 
 
+@pytest.mark.both_engines
 def test_detached_it_stays_until_the_container_answers_for_itself(any_launcher: Launcher) -> None:
     done = any_launcher.run("--json", "-d", *FOREVER)
     assert done.returncode == 0, done.stderr
@@ -119,6 +121,7 @@ def test_the_same_container_made_anew_has_its_address_again(options: list[str], 
     assert launcher.address("web") == before
 
 
+@pytest.mark.both_engines
 def test_an_address_by_hand(launcher: Launcher) -> None:
     done = launcher.run("--ip", "172.16.42.77/24", "--gateway", "172.16.42.1", "--rm", "busybox", "sh", "-c", SHOW)
     assert done.returncode == 0, done.stderr
@@ -211,6 +214,7 @@ def test_a_gateway_other_than_the_bridge(launcher: Launcher) -> None:
         launcher.host.namespace.ip(["link delete br1"])
 
 
+@pytest.mark.both_engines
 def test_on_a_macvlan_network(launcher: Launcher) -> None:
     host, wire = launcher.host, launcher.wire
     wire.plug(host.namespace, "lan0")

@@ -1,0 +1,26 @@
+"""On which ages of engine a test runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from arpipam.lab.engine import is_unpacked
+from tests.support.profile import NIGHT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NEWER = "26.1"
+needs_newer = pytest.mark.skipif(
+    not is_unpacked(NEWER), reason=f"engine {NEWER} is not unpacked here: .ci/engine-26 says why"
+)
+_AGES = (pytest.param("", id="engine"), pytest.param(NEWER, id=f"engine {NEWER}", marks=needs_newer))
+
+
+def ages(test: pytest.Function, place: str) -> Sequence[object]:
+    """This machine's own engine, and the newer one for tests that are marked so; at night for all of them."""
+    engine = place.startswith(("agent/", "run/")) or test.get_closest_marker("engine") is not None
+    both = NIGHT or test.get_closest_marker("both_engines") is not None
+    return _AGES if engine and both else ()
