@@ -22,5 +22,5 @@ _AGES = (pytest.param("", id="engine"), pytest.param(NEWER, id=f"engine {NEWER}"
 def ages(test: pytest.Function, place: str) -> Sequence[object]:
     """This machine's own engine, and the newer one for tests that are marked so; at night for all of them."""
     engine = place.startswith(("agent/", "run/")) or test.get_closest_marker("engine") is not None
-    both = NIGHT or test.get_closest_marker("both_engines") is not None
+    both = test.get_closest_marker("both_engines") or (NIGHT and not test.get_closest_marker("own_engine"))
     return _AGES if engine and both else ()
