@@ -291,7 +291,7 @@ networks:
 """Two networks, one that is there and one that it makes; fixed and free addresses; all restart policies."""
 
 
-@pytest.mark.both_engines
+@pytest.mark.own_engine  # docker-compose 1 cannot make a container anew on an engine since 25.0
 def test_a_compose_file(agent: AgentOn, station: LabStation, tmp_path: Path) -> None:
     namespace = agent.host.namespace
     namespace.ip(["link add back0 type bridge forward_delay 0", "addr add 10.8.0.1/24 dev back0", "link set back0 up"])
