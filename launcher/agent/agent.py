@@ -96,11 +96,13 @@ class Agent:
         self._conflicts = Conflicts(self.tools, self._following.follower.move)
 
     async def start(self) -> None:
-        """Defend every lease that was left, then follow the engine."""
+        """Defend every lease that was left, then follow the engine.
+
+        Raises InputError for a fabric file that is wrong: without it, used addresses would look free.
+        """
         leases, tools = self.tools.leases, self.tools
+        await self._edges.in_thread(tools.declared.fabric)  # what it says holds until a reload
         release_leftovers(leases, tools.config.agent.quarantine)
-        with suppress(ArpipamError):  # each network that needs it says what is wrong, and tries again
-            await self._edges.in_thread(tools.declared.fabric)  # and what it says holds until a reload
         for pool in list(self._pools.pools.values()):
             self._run(pool.id, self._lenient(pool))
         for lease in leases.leases(states=(LeaseState.BOUND,)):
@@ -216,7 +218,8 @@ class Agent:
         """Return how the agent is."""
         views = tuple(network_view(network) for network in self._networks())
         engine, failures = self._following.engine, self._supervisor.failures
-        return Status(version("arpipam"), os.getpid(), self.started, engine, views, failures)
+        fabric = self.tools.declared.honoured()
+        return Status(version("arpipam"), os.getpid(), self.started, engine, views, failures, fabric)
 
     def leases(self) -> list[LeaseView]:
         """Return all leases of this host."""

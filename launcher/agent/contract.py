@@ -59,6 +59,8 @@ class NetworkView:
     """Frames that the kernel dropped before they were read."""
     failures: tuple[Failure, ...] = ()
     """Parts of the network that do not work."""
+    required: tuple[str, ...] = ()
+    """Who must answer: declared hosts and named witnesses."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ class Status:
     networks: tuple[NetworkView, ...] = ()
     failures: tuple[Failure, ...] = ()
     """Parts of the agent, beside its networks, that do not work."""
+    fabric: str = ""
+    """The fabric file that is honoured and the witnesses named beside it; empty where there is none."""
 
 
 @dataclass(frozen=True)

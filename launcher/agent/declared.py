@@ -44,15 +44,32 @@ class Declared:
         self._fabric: Fabric | None = None
 
     def fabric(self) -> Fabric | None:
-        """The fabric, or None where there is no file. Raises InputError for a file that is wrong, until it is right."""
+        """The fabric, or None where there is no file. Raises InputError for a file that is wrong, until it is right.
+
+        So it does where the host that this one is said to be is not in it.
+        """
         with self._lock:
             if self._fabric is None and (file := self._agent.fabric_file()) is not None:
-                self._fabric = load_fabric(file)
+                fabric = load_fabric(file)
+                if self._agent.host is not None:
+                    fabric.local(name=self._agent.host, addresses=(), hostname="")
+                self._fabric = fabric
             return self._fabric
+
+    def honoured(self) -> str:
+        """Which fabric is honoured, and who must answer besides, for a person; empty where nothing is declared."""
+        file, host, said = self._agent.fabric_file(), self._agent.host, []
+        if file is not None:
+            bridge = "" if self._fabric is None else f" on {self._fabric.bridge}"
+            said.append(f"{file}{f' as {host}' if host else ''}{bridge}")
+        if self._agent.witnesses:
+            said.append(f"witnesses {', '.join(map(str, self._agent.witnesses))}")
+        return "; ".join(said)
 
     def of(self, pool: DockerPool, settings: NetworkSettings) -> Declaration:
         """What is declared for the network. Raises InputError for a file, or a host in it, that is wrong."""
-        required = dict.fromkeys(settings.witnesses, "")
+        everywhere = [witness for witness in self._agent.witnesses if witness in pool.subnet]
+        required = dict.fromkeys((*settings.witnesses, *everywhere), "")
         fabric = self.fabric()
         if fabric is None or fabric.bridge != pool.interface or not fabric.subnet.overlaps(pool.subnet):
             return Declaration(required, ())

@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arpipam.errors import ArpipamError
 from launcher.agent import log
@@ -29,11 +29,14 @@ SWITCH = 0.001  # s that one of our threads may keep the others waiting
 WORKERS = 32  # threads that may wait for the kernel, the disk or a link at one time
 
 
-def run(path: Path | None, socket: Path | None, state_dir: Path | None, metrics: str | None) -> None:
-    """Run; raises ArpipamError, in one line, where it cannot even start."""
+def run(path: Path | None, **words: Any) -> None:
+    """Run by the file at `path`; `words` override keys of its [agent], at each reload too.
+
+    Raises ArpipamError, in one line, where it cannot even start.
+    """
 
     def read() -> Config:
-        return configuration.load(path).override(socket=socket, state_dir=state_dir, metrics=metrics)
+        return configuration.load(path).override(**words)
 
     config = read()
     with suppress(OSError):  # not ours to decide: a unit's Nice= does the same

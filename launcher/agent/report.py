@@ -42,6 +42,7 @@ def network_view(network: Network) -> NetworkView:
         loss=None if pulse is None else pulse.loss(),
         dropped=network.link.allocator.loop.dropped if network.link.is_open else 0,
         failures=network.failures,
+        required=tuple(name or str(address) for address, name in network.witnesses.names.items()),
     )
 
 

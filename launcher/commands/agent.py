@@ -18,9 +18,9 @@ from click.core import ParameterSource
 
 from launcher.agent.client.client import AgentClient
 from launcher.agent.client.connection import NoAgentError
-from launcher.commands.options import SOCKET, option
+from launcher.commands.options import ADDRESS, SOCKET, option
 from launcher.commands.output import Output
-from launcher.defaults import DEFAULT_SOCKET, DEFAULT_STATE_DIR
+from launcher.defaults import DEFAULT_FABRIC, DEFAULT_SOCKET, DEFAULT_STATE_DIR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,23 +59,36 @@ def _asks(function: Callable[..., int]) -> Callable[..., int]:
     help=f"Where the leases are kept.  [default: the file's, or {DEFAULT_STATE_DIR}]",
 )
 @option("--metrics", metavar="ADDRESS:PORT", help="Serve Prometheus metrics there.  [default: the file's, or nowhere]")
+@option(
+    "--fabric",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The declared network, whose other hosts must answer.  "
+    f"[default: the file's, or {DEFAULT_FABRIC}, if it is there]",
+)
+@option("--host", metavar="NAME", help="Which host of that file this is, where its addresses do not tell.")
+@option(
+    "--witness",
+    metavar="ADDRESS",
+    type=ADDRESS,
+    multiple=True,
+    help="A station that must answer on the networks that have its address; may be repeated.",
+)
 @click.pass_context
-def agent(
-    context: click.Context, config: Path | None, socket: Path | None, state_dir: Path | None, metrics: str | None
-) -> int:
+def agent(context: click.Context, /, config: Path | None, socket: Path | None, **words: Any) -> int:
     """Run this host's agent, Docker's IPAM driver, until it is told to end; or ask the one that runs.
 
     These options override the file.
     """
     context.obj = socket
     if context.invoked_subcommand is not None:
-        for name in ("config", "state_dir", "metrics"):
+        for name in ("config", *words):
             if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--{name.replace('_', '-')} is for the agent itself, not for its commands")
         return 0
     from launcher.agent.main import run  # noqa: PLC0415 - all of the agent takes time that its commands need not
 
-    run(config, socket, state_dir, metrics)
+    run(config, socket=socket, **words)
     return 0
 
 
@@ -107,6 +120,7 @@ def _show(said: Status) -> None:
         click.echo(
             f"arpipam {said.version}, process {said.pid}, since {moment(said.started)}; Docker engine: {said.engine}"
         )
+        click.echo(f"fabric: {said.fabric or 'none'}")
     for interface, failure in _failures(said):  # beside the table, which programs read
         where = f"{interface}: " if interface else ""
         click.echo(f"failed since {moment(failure.since)}: {where}{failure.part}: {failure.reason}", err=not person)

@@ -62,11 +62,11 @@ class AgentOn:
         """Of its API."""
         return AgentClient(self.socket)
 
-    def start(self, *, wait: bool = True) -> Self:
-        """Start it, and wait until it serves unless told otherwise."""
-        words = [sys.executable, "-c", _MAIN, "agent", "--config", str(self.file)]
+    def start(self, *words: str, wait: bool = True, **environment: str) -> Self:
+        """Start it with more `words` on its command line, and wait until it serves unless told otherwise."""
+        command = [sys.executable, "-c", _MAIN, "agent", "--config", str(self.file), *words]
         with self.log.open("ab") as log:
-            self.process = self.host.spawn(*words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = self.host.spawn(*command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         if wait:
             self.wait_served()
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from launcher.agent import supervise
 from launcher.agent.agent import LEASES, MEMORY, METRICS, Agent
 from launcher.agent.comparison import PART as COMPARISON
 from launcher.agent.config.file import parse
+from launcher.agent.config.keys import NetworkSettings
 from launcher.agent.contract import AddressKind, AddressRequest, ClaimRequest, PoolRequest
 from launcher.agent.edges import Edges
 from launcher.agent.following import ENGINE
@@ -40,6 +41,12 @@ bridge = "br0"
 name = "h1"
 address = "172.16.42.1/24"
 underlay = "10.0.0.1"
+"""
+OTHER_HOST = """
+[[host]]
+name = "h2"
+address = "172.16.42.2/24"
+underlay = "10.0.0.2"
 """
 
 
@@ -126,7 +133,7 @@ def failed(agent: Agent) -> dict[str, str]:
     return {failure.part: failure.reason for failure in agent.status().failures}
 
 
-@pytest.mark.parametrize(
+WRONG = pytest.mark.parametrize(
     ("fabric", "complaint"),
     [
         (None, "No such file"),
@@ -135,6 +142,55 @@ def failed(agent: Agent) -> dict[str, str]:
         ("[fabric]\n", "subnet"),
     ],
 )
+
+
+@WRONG
+def test_an_agent_whose_fabric_file_is_wrong_does_not_start(tmp_path: Path, fabric: str | None, complaint: str) -> None:
+    file = tmp_path / "fabric.toml"
+    if fabric is not None:
+        file.write_text(fabric)
+
+    async def test() -> None:
+        agent = Agent(config(tmp_path, fabric=str(file), host="h1"), edges=Made().edges)
+        try:
+            with pytest.raises(InputError, match=complaint):
+                await agent.start()
+        finally:
+            await agent.stop()
+
+    run(test)
+
+
+def test_witnesses_of_the_command_line_must_answer_where_their_subnet_is(tmp_path: Path) -> None:
+    file = tmp_path / "fabric.toml"
+    file.write_text(FABRIC.replace("\n\n", '\ntunnel = "vxlan"\n\n', 1) + OTHER_HOST)
+
+    async def test() -> None:
+        said = config(tmp_path, "[network]\nready = 0", fabric=str(file), host="h1")
+        witnesses = (IPv4Address("10.8.0.9"), IPv4Address("172.16.42.9"))
+        agent = Agent(said.override(witness=witnesses), edges=Made().edges)
+        declared = agent.tools.declared
+        settings = NetworkSettings(witness=(IPv4Address("10.8.0.7"),))
+        assert agent.status().fabric == f"{file} as h1; witnesses 10.8.0.9, 172.16.42.9"
+        await agent.start()
+        try:
+            assert agent.status().fabric == f"{file} as h1 on br0; witnesses 10.8.0.9, 172.16.42.9"
+            back = await asyncio.to_thread(declared.of, BACK, settings)
+            assert list(map(str, back.required)) == ["10.8.0.7", "10.8.0.9"]
+            lan = await asyncio.to_thread(declared.of, LAN, NetworkSettings())
+            assert {str(address): name for address, name in lan.required.items()} == {
+                "172.16.42.9": "",
+                "172.16.42.2": "h2",
+            }
+            await agent.reload(config(tmp_path, "[network]\nready = 0"))
+            assert agent.status().fabric == ""
+        finally:
+            await agent.stop()
+
+    run(test)
+
+
+@WRONG
 def test_a_reload_with_a_wrong_fabric_file_changes_nothing(tmp_path: Path, fabric: str | None, complaint: str) -> None:
     file = tmp_path / "fabric.toml"
     file.write_text(FABRIC)

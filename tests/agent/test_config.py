@@ -219,6 +219,16 @@ def test_the_command_line_comes_first(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (said.socket, said.state_dir) == (tmp_path / "a.sock", Path("/srv"))
     assert (said.metrics, said.quarantine) == (MetricsEndpoint("127.0.0.1", 1), 5)
     assert found.override(state_dir=tmp_path).agent.state_dir == tmp_path
+    declared = parse('[agent]\nfabric = "none"\nhost = "h1"\nwitness = ["10.0.0.1"]', "agent.toml")
+    assert declared.override(witness=(), host=None, fabric=None) == declared
+    said = declared.override(fabric=Path("fabric.toml"), host="h2", witness=(IPv4Address("10.0.0.9"),)).agent
+    assert (said.fabric_file(), said.host, said.witnesses) == (
+        tmp_path / "fabric.toml",
+        "h2",
+        (IPv4Address("10.0.0.9"),),
+    )
+    with pytest.raises(InputError, match=r"^--host \.: write the name of a host in the fabric's file$"):
+        found.override(host=".")
     with pytest.raises(InputError, match=r"^--metrics x: write ADDRESS:PORT"):
         found.override(metrics="x")
     with pytest.raises(InputError, match=r"^--socket /a+: write an absolute path.* of at most 107 bytes$"):

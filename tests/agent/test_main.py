@@ -31,7 +31,7 @@ class Told(main.Agent):
         print("driver", more["driver"], file=sys.stderr, flush=True)
         super().__init__(config, **more)
 main.Agent = Told
-main.run(Path(sys.argv[1]), None, None, None)
+main.run(Path(sys.argv[1]))
 """
 
 

@@ -24,8 +24,8 @@ def test_the_example_says_nothing_but_knows_every_key() -> None:
     assert parse(text, "agent.toml") == Config()
     said: dict[str, Any] = tomllib.loads(re.sub(r"^#(?=[a-z_]+ = |\[)", "", text, flags=re.MULTILINE))
     parse(re.sub(r"^#(?=[a-z_]+ = |\[)", "", text, flags=re.MULTILINE), "agent.toml")
-    names = {field.alias or name for name, field in NetworkSettings.model_fields.items()}
-    assert (set(said["agent"]), set(said["network"])) == (set(AgentSettings.model_fields), names)
+    for table, model in (("agent", AgentSettings), ("network", NetworkSettings)):
+        assert set(said[table]) == {field.alias or name for name, field in model.model_fields.items()}
     assert said["networks"][0].keys() <= DeclaredNetwork.model_fields.keys()
     assert f"({', '.join(config.OPTIONS)})" in " ".join(text.replace("#", " ").split())
 

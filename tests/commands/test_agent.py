@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,7 +81,8 @@ def test_status_on_a_terminal(agent: FakeAgent, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("COLUMNS", "150")
     cli._show(AgentClient(agent.path).status())
     text = capsys.readouterr().out
-    assert text.startswith(f"arpipam 0.1.0, process 4711, since {cli.moment(STATUS.started)}; Docker engine: 27.1\n")
+    first = f"arpipam 0.1.0, process 4711, since {cli.moment(STATUS.started)}; Docker engine: 27.1"
+    assert text.splitlines()[:2] == [first, "fabric: /etc/fabric.toml as host1 on br0"]
     assert "\t" not in text
     for word in ("silent", "br0", "172.16.42.0/24", "partitioned", "host2 is silent"):
         assert word in text
@@ -152,11 +154,21 @@ def test_options_of_the_agent_itself_are_not_for_its_commands(agent: FakeAgent) 
 def test_the_agent_is_run_with_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
 
-    def run(*given: object) -> None:
-        called.append(given)
+    def run(config: Path | None, **said: object) -> None:
+        called.append((config, {key: value for key, value in said.items() if value not in {None, ()}}))
 
     monkeypatch.setitem(sys.modules, "launcher.agent.main", SimpleNamespace(run=run))
     assert execute(cli.agent, "arpipam", []) == 0
     words = ["--config", "/c", "--socket", "/s", "--state-dir", "/d", "--metrics", "127.0.0.1:9475"]
-    assert execute(cli.agent, "arpipam", words) == 0
-    assert called == [(None, None, None, None), (Path("/c"), Path("/s"), Path("/d"), "127.0.0.1:9475")]
+    fabric = ["--fabric", "/f", "--host", "h1", "--witness", "10.0.0.9", "--witness", "10.1.0.9"]
+    assert execute(cli.agent, "arpipam", [*words, *fabric]) == 0
+    for name, value in {"FABRIC": "/f", "HOST": "h1", "WITNESS": "10.0.0.9 10.1.0.9"}.items():
+        monkeypatch.setenv(f"ARPIPAM_{name}", value)
+    assert execute(cli.agent, "arpipam", []) == 0
+    declared = {
+        "fabric": Path("/f"),
+        "host": "h1",
+        "witness": (IPv4Address("10.0.0.9"), IPv4Address("10.1.0.9")),
+    }
+    usual = {"socket": Path("/s"), "state_dir": Path("/d"), "metrics": "127.0.0.1:9475"}
+    assert called == [(None, {}), (Path("/c"), usual | declared), (None, declared)]

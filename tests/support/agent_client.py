@@ -34,7 +34,7 @@ NETWORK = NetworkView(
     policy="defend",
     round_trip=0.0005,
 )
-STATUS = Status("0.1.0", 4711, 1_700_000_000.5, "27.1", (NETWORK,))
+STATUS = Status("0.1.0", 4711, 1_700_000_000.5, "27.1", (NETWORK,), fabric="/etc/fabric.toml as host1 on br0")
 LEASE = LeaseView("br0", "172.16.42.7", 24, "02:00:00:00:00:07", "web", "bound", "c7", 1_700_000_000.0, "container", "")
 STATION = StationView("br0", "172.16.42.9", "02:00:00:00:00:09", 1_700_000_000.0, 1_700_000_100.25)
 EVENTS = (

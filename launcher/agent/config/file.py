@@ -51,12 +51,16 @@ class Config(BaseModel, extra="forbid", frozen=True, strict=True):
             raise InputError(f"network {subnet}: {text}: see {key} in the agent's file")
         return merged
 
-    def override(
-        self, *, socket: Path | None = None, state_dir: Path | None = None, metrics: str | None = None
-    ) -> Config:
-        """The same with what the command line says; raises InputError for what is wrong."""
-        words = {"socket": socket and socket.absolute(), "state_dir": state_dir and state_dir.absolute()}
-        said = {key: value for key, value in {**words, "metrics": metrics}.items() if value is not None}
+    def override(self, **words: Any) -> Config:
+        """The same with what the command line says of keys of [agent]; raises InputError for what is wrong.
+
+        None and () say nothing.
+        """
+        said = {
+            key: value.absolute() if isinstance(value, Path) else value
+            for key, value in words.items()
+            if value not in {None, ()}
+        }
         try:
             valid = AgentSettings.model_validate(said)
         except ValidationError as error:

@@ -114,6 +114,8 @@ class AgentSettings(BaseModel, extra="forbid", frozen=True, strict=True):
     )
     """None: not said; see `fabric_file`."""
     host: HostName | None = Field(default=None, description="the name of a host in the fabric's file")
+    witnesses: Addresses = Field(default=(), alias="witness", description="IPv4 addresses, such as 172.16.42.254")
+    """Stations that must answer on every network that has them in its subnet, beside the network's own."""
     docker: Annotated[str, Field(pattern=r"^(unix:///|tcp://|https?://)\S+$")] | None = Field(
         default=None, description=f"unix:///PATH or tcp://HOST:PORT, such as {DEFAULT_DOCKER}"
     )
