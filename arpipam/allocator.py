@@ -23,7 +23,8 @@ from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.leases.writer import LeaseWriter
 from arpipam.link.loop import Loop
 from arpipam.link.socket import Link
-from arpipam.options import LAST_WITH_CANARY, SearchOptions, numbers, parse_address
+from arpipam.link.task import Run
+from arpipam.options import LAST_WITH_CANARY, SearchOptions, numbers, own_prefix, parse_address
 from arpipam.protocol import arp
 from arpipam.protocol.acd import Acd
 from arpipam.protocol.first_free import FirstFree
@@ -34,7 +35,8 @@ from arpipam.protocol.timing import RATE
 from arpipam.protocol.verdicts import Verdicts
 from arpipam.protocol.witnesses import SearchWitnesses
 from arpipam.results import Found, Probed, Station
-from arpipam.tasks import ClaimPlace, ClaimTask, FindTask, GivenClaimTask, Place, ProbeTask, ScanTask
+from arpipam.second_look import SecondLook
+from arpipam.tasks import CheckTask, ClaimPlace, ClaimTask, FindTask, GivenClaimTask, Place, ProbeTask, ScanTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -96,6 +98,7 @@ class Allocator:
             self._link_memory: LinkMemory | None = None
             self._apply()
             self._loop = Loop(self._link, self._rate)
+            self._look_after_gaps()
         except BaseException:
             self._link.close()
             raise
@@ -132,8 +135,9 @@ class Allocator:
 
     @property
     def own_address(self) -> int:
-        """The interface's own address in the subnet; 0 where it has none."""
-        return self._terms.own_address
+        """The interface's own address in the subnet at this moment; 0 where it has none."""
+        own = own_prefix(self._link.prefixes, self.pool.subnet)
+        return 0 if own is None else int(own.ip)
 
     @property
     def link(self) -> Link:
@@ -184,7 +188,7 @@ class Allocator:
     def start_find(self, owner: str, mac: str | None) -> Task[Found]:
         """Start what `find` waits for."""
         leased = self._leased(owner)
-        return self.loop.run(FindTask(self._place(), self._search(owner, mac, lambda address: address not in leased)))
+        return self._run(FindTask(self._place(), self._search(owner, mac, lambda address: address not in leased)))
 
     def start_probe(self, addresses: Iterable[IPv4Address | str], mac: str | None) -> Task[list[Probed]]:
         """Start what `probe` waits for."""
@@ -196,7 +200,7 @@ class Allocator:
             if subnet.prefixlen <= LAST_WITH_CANARY and address in {subnet.network_address, subnet.broadcast_address}:
                 self.pool.check(address)  # nobody can have it: it is neither free nor in use
         verdicts = self._check([int(address) for address in wanted], mac)
-        return self.loop.run(ProbeTask(self._place(), verdicts, map(int, wanted), self._active()))
+        return self._run(ProbeTask(self._place(), verdicts, map(int, wanted), self._active()))
 
     def start_scan(self, on_station: Callable[[Station], object] | None) -> Task[list[Station]]:
         """Start what `scan` waits for."""
@@ -208,14 +212,25 @@ class Allocator:
         # The pool without what it keeps back: gateway and witnesses are stations too.
         everybody = Pool(self.pool.subnet, ranges=self.options.ranges, exclude=self.options.exclude)
         scan = Scan(everybody.candidates(rng=self._rng), self._terms, now=self._link.now(), on_station=heard)
-        return self.loop.run(ScanTask(self._place(), scan, alone=self._terms.alone, rate=self._rate))
+        return self._run(ScanTask(self._place(), scan, alone=self._terms.alone, rate=self._rate))
 
     def start_claim(self, owner: str, address: IPv4Address | str | None, mac: str | None) -> Task[Claim]:
         """Start what `claim` waits for."""
         if address is not None:
             return self._claim_given(owner, parse_address(address, "address"), mac)
         mac = arp.mac_text(self._mac(mac))
-        return self.loop.run(ClaimTask(self._claim_place(), owner, mac, partial(self._search, owner, mac)))
+        return self._run(ClaimTask(self._claim_place(), owner, mac, partial(self._search, owner, mac)))
+
+    def start_check(self, claim: Claim) -> Task[Probed]:
+        """Probe a claimed address again, under its MAC: after a gap in what was heard, it may be another's too.
+
+        Its own claim goes on answering others meanwhile. A claim that is found alone has `looked` anew.
+        """
+        return self._run(CheckTask(self._place(), self._check([int(claim.address)], claim.mac), claim))
+
+    def look_again(self) -> None:
+        """Ask for every claimed address now, as after a gap: its claim hears of others who use it."""
+        self._loop.post(lambda: self._second_look.begin(self._link.now()))
 
     def cancel(self, task: Task[Any]) -> None:
         """Stop a task; nobody waits for it any more."""
@@ -246,12 +261,28 @@ class Allocator:
             raise AddressInUseError(
                 f"{self.interface}: {address} is leased on this host already; see `arpipam leases`, or take another"
             )
-        return self.loop.run(GivenClaimTask(self._claim_place(), verdicts, lease))
+        return self._run(GivenClaimTask(self._claim_place(), verdicts, lease))
 
     # Parts of these.
 
+    def _look_after_gaps(self) -> None:
+        loop, link, hearing = self._loop, self._link, self._loop.hearing
+        look = self._second_look = SecondLook(loop.claimed, lambda: (link.mac, self.own_address))
+
+        def changed() -> None:
+            if hearing.whole_since is not None:
+                look.begin(hearing.whole_since)
+
+        hearing.on_change.append(changed)
+        loop.follow(look.follow)
+        loop.run(Run(look))
+
     def _place(self) -> Place:
-        return Place(self.interface, str(self.pool.subnet), self.pool.prefix, self.loop, self._terms.own_address)
+        return Place(self.interface, str(self.pool.subnet), self.pool.prefix, self.loop, asker=lambda: self.own_address)
+
+    def _run(self, task: Task[T]) -> Task[T]:
+        task.sender = self._terms.own_mac, self._terms.own_address
+        return self.loop.run(task)
 
     def _claim_place(self) -> ClaimPlace:
         where = self._place()

@@ -64,8 +64,17 @@ class Claim:
     """
 
     def __init__(
-        self, acd: Acd, lease: Lease, found: Found, *, loop: Loop, store: LeaseStore, writer: LeaseWriter, asker: int
+        self,
+        acd: Acd,
+        lease: Lease,
+        found: Found,
+        *,
+        loop: Loop,
+        store: LeaseStore,
+        writer: LeaseWriter,
+        asker: Callable[[], int],
     ) -> None:
+        """`asker()` is the interface's own address at this moment; 0 where it has none."""
         self.address: IPv4Address = lease.address
         self.prefix: int = lease.prefix
         self.mac: str = lease.mac
@@ -75,14 +84,15 @@ class Claim:
         """The MAC of the station that insists on the address."""
         self.failure: Exception | None = None
         """Why the link is lost."""
+        self.looked = float("-inf")
+        """When the look at the wire began that found nobody else, on the link's clock; see `needs_check`."""
         self.answered = threading.Event()
         """Set once the owner itself has answered."""
         self._acd = acd
         self._loop = loop
         self._store = store
         self._writer = writer
-        mac = loop.link.mac
-        self._question = arp.request(mac, asker, acd.address) if asker else arp.probe(mac, acd.address)
+        self._asker = asker
         self._end_state: ClaimState | None = None
         self._told = _STATES[acd.state]
         self._listeners: list[Callable[[ClaimState], object]] = []
@@ -95,6 +105,15 @@ class Claim:
     def state(self) -> ClaimState:
         """Where it stands at this moment."""
         return self._end_state or _STATES[self._acd.state]
+
+    @property
+    def needs_check(self) -> bool:
+        """Whether the link could not be heard at some time since then: another station may have the address by now.
+
+        After such a gap the address is asked for, so that a station that has it is reported as a conflict at once. But
+        only `Allocator.start_check` proves that there is none.
+        """
+        return not self._loop.hearing.covers(self.looked)
 
     # What the loop calls, on its thread.
 
@@ -291,7 +310,8 @@ class Claim:
             self._tell()
 
     def _ask(self) -> None:
-        self._acd.outbox.put(self._question)
+        mac, asker, address = self._loop.link.mac, self._asker(), self._acd.address
+        self._acd.outbox.put(arp.request(mac, asker, address) if asker else arp.probe(mac, address))
         self._loop.stir(self._acd.address)
 
     def _stop(self, state: ClaimState) -> None:

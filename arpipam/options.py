@@ -122,7 +122,7 @@ class SearchOptions:
     def on(self, link: Link) -> tuple[Pool, Parameters]:
         """The pool and the terms on this link as it is now; raises InputError for what cannot be there."""
         given = self.read_subnet
-        own = _own_prefix(link.prefixes, given)
+        own = own_prefix(link.prefixes, given)
         if given is None and own is None:
             raise InputError(
                 f"{link.interface} has no IPv4 address to take the subnet from; give SUBNET, or set an address"
@@ -156,6 +156,8 @@ class SearchOptions:
             canary=int(wire.network_address) if wire.prefixlen <= LAST_WITH_CANARY else None,
             local_addresses=link.local_addresses,
             local_macs=link.local_macs,
+            outward=link.outward,
+            closed="" if self.alone else link.closed,
         )
         return self._pool(subnet, sorted(reserved)), terms
 
@@ -183,9 +185,18 @@ def numbers(addresses: Iterable[Address]) -> tuple[int, ...]:
     return tuple(map(number, addresses))
 
 
-def _own_prefix(prefixes: Iterable[IPv4Interface], subnet: IPv4Network | None) -> IPv4Interface | None:
-    """The interface's own address in the subnet, or else in the network that the subnet is a part of."""
-    prefixes = list(prefixes)
-    inside = [own for own in prefixes if subnet is None or own.ip in subnet]
-    around = [own for own in prefixes if subnet is not None and subnet.subnet_of(own.network)]
-    return next(iter(inside + around), None)
+def own_prefix(prefixes: Iterable[IPv4Interface], subnet: IPv4Network | None) -> IPv4Interface | None:
+    """Of the interface's own addresses the one whose network is meant; None where it has none there.
+
+    An address of that very network goes first, then one of the smallest network around it, then one inside. An address
+    without a network, such as a virtual router's /32, goes last.
+    """
+    fitting = [own for own in prefixes if subnet is None or own.ip in subnet or subnet.subnet_of(own.network)]
+
+    def distance(own: IPv4Interface) -> tuple[bool, bool, int]:
+        if subnet is None:
+            return own.network.num_addresses == 1, False, 0
+        around = subnet.subnet_of(own.network)
+        return own.network.num_addresses == 1, not around, abs(subnet.prefixlen - own.network.prefixlen)
+
+    return min(fitting, key=distance, default=None)

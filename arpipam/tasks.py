@@ -37,7 +37,8 @@ class Place:
     subnet: str
     prefix: int
     loop: Loop
-    own_address: int
+    asker: Callable[[], int]
+    """The interface's own address at this moment; 0 where it has none."""
 
     def error(self, error: ArpipamError) -> ArpipamError:
         """The same error, saying where it happened."""
@@ -63,12 +64,18 @@ class ClaimPlace(Place):
     store: LeaseStore
     writer: LeaseWriter
 
-    def hold(self, acd: Acd, take: Callable[[], None], lease: Lease, found: Found) -> Claim:
-        """Announce it, and since when it is ours; defend it from now on. On the loop's thread."""
+    def hold(
+        self, acd: Acd, take: Callable[[], None], lease: Lease, found: Found, looked: float = float("-inf")
+    ) -> Claim:
+        """Announce it, and since when it is ours; defend it from now on. On the loop's thread.
+
+        `looked`: when the look at the wire began that found it free.
+        """
         acd.since = round(lease.created * 1_000_000)
         acd.epoch = time.time() - self.loop.link.now()
         take()
-        claim = Claim(acd, lease, found, loop=self.loop, store=self.store, writer=self.writer, asker=self.own_address)
+        claim = Claim(acd, lease, found, loop=self.loop, store=self.store, writer=self.writer, asker=self.asker)
+        claim.looked = looked
         self.loop.keep(acd.address, claim)
         return claim
 
@@ -111,6 +118,23 @@ class ProbeTask(Task[list[Probed]]):
             reason = f"leased on this host to {lease.owner}"
             return Outcome(Verdict.IN_USE, arp.mac_bytes(lease.mac), probes=found.probes, reason=reason)
         return found
+
+
+class CheckTask(Task[Probed]):
+    """The verdict on an address that is claimed, from another look at the wire."""
+
+    def __init__(self, place: Place, verdicts: Verdicts, claim: Claim) -> None:
+        super().__init__(verdicts)
+        self._place = place
+        self._verdicts = verdicts
+        self._claim = claim
+
+    def finish(self) -> Probed:
+        """Return the verdict; the claim stands on this look from now on, if nobody else was found."""
+        outcome = self._verdicts.outcomes[int(self._claim.address)]
+        if outcome.verdict is Verdict.FREE:
+            self._claim.looked = self._verdicts.started
+        return Probed.of(int(self._claim.address), outcome)
 
 
 class ScanTask(Task[list[Station]]):
@@ -179,7 +203,7 @@ class ClaimTask(Task[Claim]):
             raise self._failure
         acd = self._place.result(self.search).acd
         lease = self._held.pop(acd.address)
-        return self._place.hold(acd, acd.claim, lease, self._place.found(self.search))
+        return self._place.hold(acd, acd.claim, lease, self._place.found(self.search), self.search.started)
 
     def abandon(self) -> Future[None] | None:
         """Forget what was leased."""
@@ -243,7 +267,7 @@ class GivenClaimTask(Task[Claim]):
         acd = verdicts.acds[int(address)]
         elapsed = self._place.loop.link.now() - verdicts.started
         found = Found(address, lease.prefix, lease.mac, elapsed, 1, 0, outcome.miss_probability)
-        return self._place.hold(acd, acd.claim, lease, found)
+        return self._place.hold(acd, acd.claim, lease, found, verdicts.started)
 
     def abandon(self) -> Future[None]:
         """Forget the lease."""

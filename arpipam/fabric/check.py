@@ -17,6 +17,7 @@ from arpipam.fabric.last_seen import LastSeen
 from arpipam.fabric.planner import UNDERLAY_BRIDGE, plan
 from arpipam.fabric.steps import OVS, Step
 from arpipam.fabric.survey_task import Look
+from arpipam.link import floating
 from arpipam.link.loop import Loop
 from arpipam.link.socket import Link
 from arpipam.link.task import Run
@@ -77,7 +78,7 @@ def check(site: Site) -> Iterator[Finding]:
         yield from _running(database)
         yield from _as_declared(site, wanted, observed)
         yield from _ports(site, observed)
-        yield from _settings(site)
+        yield from _settings(site, observed)
         yield from _underlay(site)
         declared = site.local.address in {
             address for link in observed.kernel.links.values() for address in link.addresses
@@ -171,7 +172,7 @@ def _ports(site: Site, observed: Observed) -> Iterator[Finding]:
 # Settings of the kernel that spoil probing, or leave stale neighbours.
 
 
-def _settings(site: Site) -> Iterator[Finding]:
+def _settings(site: Site, observed: Observed) -> Iterator[Finding]:
     bridge = site.fabric.bridge
     bad = False
     for name, most, evidence in (
@@ -202,6 +203,14 @@ def _settings(site: Site) -> Iterator[Finding]:
             "setting " + ", ".join(stale),
             "after an address moves, neighbours may use the old MAC for a minute",
             "sysctl -w " + " ".join(f"net.ipv4.conf.{bridge}.{name}=1" for name in stale),
+        )
+    link = observed.kernel.links.get(bridge)
+    if link is not None and (fix := floating.remedy(bridge, link.index, arp.mac_bytes(link.mac))):
+        yield Finding(
+            Condition.WARNING,
+            f"MAC of {bridge}",
+            f"{link.mac} is that of a port, and changes as containers come and go",
+            fix,
         )
     if not bad:
         yield _ok("settings", "nothing that spoils probing")

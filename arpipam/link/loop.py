@@ -23,13 +23,15 @@ from arpipam.errors import ArpipamError, LinkError
 from arpipam.link.audience import Audience
 from arpipam.link.calls import Calls
 from arpipam.link.pace import Pace
-from arpipam.link.socket import MOST_AT_ONCE
+from arpipam.link.sending import flush, send
+from arpipam.link.waking import WATCH, Waking
 from arpipam.protocol import arp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from arpipam.link.task import Frames, Kept, LoopLink, Task
+    from arpipam.link.hearing import Hearing
+    from arpipam.link.task import Kept, LoopLink, Task
     from arpipam.protocol.arp import ArpPacket
 
 T = TypeVar("T")
@@ -44,12 +46,6 @@ _RETRY = 0.001
 """Seconds to wait when the kernel had no room for a frame."""
 _COALESCE = 0.001
 """Seconds between two turns, where there is that much to read."""
-_TURN = 1024
-"""Frames of one task that leave before we read again: answers that lie would look late."""
-_WATCH = 0.05
-"""Seconds to sleep at most while claims have to be answered for, so that it is noticed when ..."""
-_ABSENCE = 0.1
-"""... this thread has had no processor for so long: as long as the shortest listening (timing.py, ADAPTIVE)."""
 
 
 class Loop:
@@ -62,8 +58,6 @@ class Loop:
         self.link = link
         self.refused: Counter[arp.Refusal] = Counter()
         """Frames that were no ARP packet for us, by reason; the kernel may have dropped others unseen."""
-        self.late = False
-        """What is being read may have waited for longer than anybody listens for our answer."""
         self.dropped = 0
         """Frames that the kernel dropped before we could read them."""
         self.ended: Future[object] = Future()
@@ -75,13 +69,14 @@ class Loop:
         self._stirred: dict[int, Kept] = {}
         """Those that may have something to do; of thousands that are only watched over, few have at any moment."""
         self._watchers: list[Callable[[ArpPacket, float], None]] = []
+        self._followers: list[Callable[[], object]] = []
         self._calls = calls or Calls()
         self._audience = Audience(link)
         self._behind_since: float | None = None
         self._error: Exception | None = None
         self._closing = False
         self._caught_up: list[Future[None]] = []
-        self._turned = 0.0
+        self._waking = Waking(link)
         self._thread: threading.Thread | None = None
         if threaded:
             self._thread = threading.Thread(target=self._main, name=f"arpipam {link.interface}", daemon=True)
@@ -98,6 +93,16 @@ class Loop:
         self._calls.shut()
 
     # What is called from any thread.
+
+    @property
+    def hearing(self) -> Hearing:
+        """Since when the link has been heard without a gap."""
+        return self._waking.hearing
+
+    @property
+    def late(self) -> bool:
+        """Whether what is being read may have waited for longer than anybody listens for our answer."""
+        return self._waking.late
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run a function on the loop's thread, at once where this is that thread; LinkError once the loop is closed.
@@ -133,8 +138,8 @@ class Loop:
         """Run a task to its end; its future has the result."""
 
         def start() -> None:
-            if self._error is not None:
-                self._abandon(task, self._error)
+            if (why_not := self._error or task.outdated(self.link)) is not None:
+                task.fail(why_not)
             else:
                 self._tasks.append(task)
 
@@ -176,6 +181,10 @@ class Loop:
 
         self.call(add).result()
 
+    def follow(self, follower: Callable[[], object]) -> None:
+        """Call `follower()` on the loop's thread whenever the interface has another MAC or other addresses."""
+        self.post(lambda: self._followers.append(follower))
+
     # What is called on the loop's thread only.
 
     def keep(self, address: int, kept: Kept) -> None:
@@ -194,6 +203,10 @@ class Loop:
         if (kept := self._kept.get(address)) is not None:
             self._stirred[address] = kept
 
+    def claimed(self) -> list[int]:
+        """The addresses for which something is kept."""
+        return list(self._kept)
+
     def kept(self, address: int) -> Kept | None:
         """What is kept for an address: the link does not hear its own answers."""
         return self._kept.get(address)
@@ -204,7 +217,8 @@ class Loop:
         if self._closing:  # the byte that says so may just have been read with the others
             return
         now = self.link.now()
-        self.late = now - self._turned > _ABSENCE and bool(self._kept)
+        if self._waking.turn(now, claims=bool(self._kept)):
+            self._follow()
         emptied = self._read(now)
         self._think(now, emptied=emptied)
         self._focus()
@@ -235,7 +249,7 @@ class Loop:
         for kept in list(self._kept.values()):
             self._guarded(partial(kept.fail, reason))
         for task in self._tasks:
-            self._abandon(task, reason)
+            task.fail(reason)
         self._tasks.clear()
         for future in self._caught_up:
             future.set_exception(reason)
@@ -249,6 +263,16 @@ class Loop:
             function()
         except Exception:  # noqa: BLE001 - logged, and nothing else fails with it
             _log.exception("%s: a callback raised", self.link.interface)
+
+    def _follow(self) -> None:
+        """The interface has another MAC or address: nothing is sent from the former one any more."""
+        self._audience.changed()
+        for follower in self._followers:
+            self._guarded(follower)
+        for task in list(self._tasks):
+            if (error := task.outdated(self.link)) is not None:
+                self._drop(task)
+                task.fail(error)
 
     # Read.
 
@@ -293,6 +317,8 @@ class Loop:
 
     def _overflow(self, dropped: int, now: float) -> None:
         self.dropped += dropped
+        if dropped:
+            self.hearing.gap(f"the kernel dropped {dropped} frames that were not read in time", now)
         for task in list(self._tasks):
             self._attempt(task, partial(task.machine.overflow, dropped, now))
 
@@ -323,7 +349,7 @@ class Loop:
         except Exception as error:  # noqa: BLE001 - logged, and nothing else fails with it
             _log.exception("%s: internal error in a search", self.link.interface)
             self._drop(task)
-            self._abandon(task, error)
+            task.fail(error)
             return None
 
     def _finish(self, task: Task[Any]) -> None:
@@ -331,22 +357,18 @@ class Loop:
             return
         self._drop(task)
         if task.unwanted:
-            self._abandon(task, LinkError("cancelled"))
+            task.fail(LinkError("cancelled"))
             return
         try:
             result = task.finish()
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller that waits for the result
-            self._abandon(task, error)
+            task.fail(error)
         else:
             task.future.set_result(result)
 
     def _drop(self, task: Task[Any]) -> None:
         with suppress(ValueError):
             self._tasks.remove(task)
-
-    def _abandon(self, task: Task[Any], error: BaseException) -> None:
-        if not task.future.done():
-            task.fail(error)
 
     def _focus(self) -> None:
         self._audience.focus(self._tasks, self._kept, everything=bool(self._watchers))
@@ -357,7 +379,7 @@ class Loop:
         """Send what may leave now; False when the kernel had no room."""
         for address, kept in list(self._stirred.items()):  # no answer is held back by the pace of a search
             try:
-                self._flush(kept.outbox, sys.maxsize)
+                flush(self.link, kept.outbox, sys.maxsize)
             except LinkError:
                 raise
             except Exception:  # noqa: BLE001 - logged, and nothing else fails with it
@@ -374,38 +396,18 @@ class Loop:
 
     def _send(self, task: Task[Any], most: int) -> int | None:
         """Send frames of a task, `most` at most; how many left; None: the kernel has no room."""
-
-        def send() -> int | None:
-            count = 0
-            for outbox in task.machine.outboxes():
-                count += self._flush(outbox, min(most, _TURN) - count)
-                if count >= min(most, _TURN):
-                    break
-                if len(outbox):
-                    return None
-            return count
-
-        return self._attempt(task, send) if task in self._tasks else 0
-
-    def _flush(self, outbox: Frames, most: int) -> int:
-        """Send frames of an outbox, `most` at most; how many left: fewer if it is empty or the kernel has no room."""
-        count = 0
-        while count < most and (frames := outbox.peek(min(most - count, MOST_AT_ONCE))):
-            taken = self.link.send(frames)
-            outbox.sent(taken, self.link.now())
-            count += taken
-            if taken < len(frames):
-                break
-        return count
+        if task not in self._tasks:
+            return 0
+        return self._attempt(task, partial(send, self.link, task.machine, most))
 
     # Sleep.
 
     def _sleep(self, now: float, *, emptied: bool, jammed: bool) -> None:
         """Wait until something is due or arrives."""
         sleep = self._pause(jammed=jammed) if emptied else 0.0
-        if emptied and (sleep is None or sleep > _COALESCE) and now - self._turned < _COALESCE:
+        if emptied and (sleep is None or sleep > _COALESCE) and self._waking.since_last(now) < _COALESCE:
             self.link.rest(_COALESCE)  # frames come thick and fast: many at one go cost less than each by itself
-        self._turned = now
+        self._waking.sleep(now, sleep)
         self.link.wait(sleep, self._calls.wake_fd)
 
     def _pause(self, *, jammed: bool) -> float | None:
@@ -418,7 +420,7 @@ class Loop:
         if any(len(outbox) for task in self._tasks for outbox in task.machine.outboxes()):
             due.append(self._pace.next_frame(now))
         if self._kept:
-            due.append(now + _WATCH)
+            due.append(now + WATCH)
         times = [at for at in due if at is not None]
         return max(0.0, min(times) - now) if times else None
 

@@ -10,14 +10,19 @@ import select
 import socket
 import struct
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from arpipam.errors import LinkError
-from arpipam.link import bpf, netlink
+from arpipam.link import bpf, floating, netlink
 from arpipam.link.mmsg import Messages
+from arpipam.link.news import News
+from arpipam.link.ways import Ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
+    from ipaddress import IPv4Interface
     from types import TracebackType
 
     from arpipam.protocol.interest import Interest
@@ -52,6 +57,8 @@ _PATIENCE = 0.3
 class Link:
     """An interface, opened for ARP: every untagged ARP frame on the link is received, but never our own.
 
+    Its MAC, addresses and ports are those that the kernel told of last, never those of its opening.
+
     The socket takes all protocols and lets the kernel filter, since only so does it hear what other processes of this
     host send. It is promiscuous, since the answers to our probes go to a MAC that the interface does not have (yet).
 
@@ -64,30 +71,92 @@ class Link:
         self, interface: str, *, stp_timeout: float = 35.0, progress: Callable[[str], None] | None = None
     ) -> None:
         self.interface = interface
-        facts = self.look()
-        self.index = facts.index
-        self.mac = facts.mac
-        self._settle(stp_timeout, progress)
-        self._socket = self._open()
+        with ExitStack() as opened:
+            self._news = News()  # from here on it tells what changes
+            opened.callback(self._news.close)
+            facts = netlink.facts(interface)
+            self.index = facts.index
+            self._mac = facts.mac
+            self._ways = Ways(interface, facts.index, self._news, is_bridge=facts.is_bridge)
+            opened.callback(self._ways.close)
+            self.look()
+            self._settle(stp_timeout, progress)
+            self._socket = self._open()
+            self._opened = opened.pop_all()
+        self._seen = 0
+        """The version of the news that was looked at last."""
+        self._sender: tuple[bytes, tuple[IPv4Interface, ...]] | None = None
+        self.news()
         self._sending, self._receiving = Messages(MOST_AT_ONCE, _SNAP), Messages(MOST_AT_ONCE, _SNAP)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(self._news, select.POLLIN)
         self._wake_fd: int | None = None
 
-    def look(self) -> netlink.Facts:
-        """Ask the kernel anew for what may change while the link is open; raises as the constructor does."""
+    def look(self) -> None:
+        """Ask the kernel anew for what it does not tell by itself; waits, and raises as the constructor does."""
         facts = netlink.facts(self.interface)
-        self.prefixes = facts.prefixes
-        """The IPv4 addresses of this interface."""
-        self.local_addresses = facts.local_addresses
-        """Those of all interfaces of this network namespace."""
-        self.local_macs = facts.local_macs
         self.gateways = facts.gateways
         """Next hops that are routed over this interface."""
         self.neighbours = facts.neighbours
         """Stations on it that the kernel has spoken with."""
         self.is_bridge = facts.is_bridge
-        return facts
+        self._news.read()
+        try:
+            self._ways.refresh()
+        except OSError as error:  # it has just been removed
+            raise self._trouble(error) from None
+
+    def news(self) -> bool:
+        """Take in what the kernel has told; whether the interface's MAC or addresses are others now. Never waits."""
+        self._news.read()
+        if self._seen == self._news.version and not self._ways.stale:
+            return False
+        self._seen = self._news.version
+        self._ways.follow()
+        before, self._sender = self._sender, (self.mac, self.prefixes)
+        return before is not None and before != self._sender
+
+    @property
+    def mac(self) -> bytes:
+        """Of the interface."""
+        known = self._news.links.get(self.index)
+        if known is not None:
+            self._mac = known.mac
+        return self._mac
+
+    @property
+    def prefixes(self) -> tuple[IPv4Interface, ...]:
+        """The IPv4 addresses of this interface."""
+        return self._news.prefixes(self.index)
+
+    @property
+    def local_addresses(self) -> AbstractSet[int]:
+        """Those of all interfaces of this network namespace, kept up to date in place."""
+        return self._news.local_addresses
+
+    @property
+    def local_macs(self) -> AbstractSet[bytes]:
+        """Theirs, kept up to date in place."""
+        return self._news.local_macs
+
+    @property
+    def closed(self) -> str:
+        """Why nobody beyond this host can be heard; empty where somebody may be."""
+        return self._ways.closed
+
+    @property
+    def openings(self) -> int:
+        """How often a way to stations beyond this host has opened since."""
+        return self._ways.openings
+
+    def outward(self, mac: bytes) -> bool:
+        """Whether the station that has just answered under this MAC is beyond this host."""
+        return self._ways.outward(mac)
+
+    def has(self, mac: bytes, address: int) -> bool:
+        """Whether frames may be sent from this MAC and address (0: none) as the interface's own."""
+        return mac == self.mac and (not address or any(int(prefix.ip) == address for prefix in self.prefixes))
 
     def _open(self) -> socket.socket:
         try:
@@ -165,7 +234,7 @@ class Link:
         time.sleep(seconds)
 
     def wait(self, timeout: float | None, wake_fd: int | None = None) -> None:
-        """Wait until a frame arrives or `wake_fd` can be read, at most `timeout` seconds (None: for ever).
+        """Wait until a frame arrives, the kernel tells something or `wake_fd` can be read, at most `timeout` seconds.
 
         A signal does not end it, and a link that goes down does: `receive` tells.
         """
@@ -195,9 +264,14 @@ class Link:
             time.sleep(_POLL)
         return alone is True
 
+    def fix_mac(self) -> str:
+        """The command that fixes the MAC of this bridge; empty where it cannot change with its ports."""
+        return floating.remedy(self.interface, self.index, self.mac) if self.is_bridge else ""
+
     def close(self) -> None:
-        """Close the socket; the interface leaves promiscuous mode by itself."""
+        """Close the sockets; the interface leaves promiscuous mode by itself."""
         self._socket.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,8 @@ import logging
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from arpipam.errors import UnknownError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -91,12 +93,20 @@ class Task(Generic[T]):
     """
 
     priority = SEARCH
+    sender: tuple[bytes, int] | None = None
+    """The MAC and address of the interface that its questions come from: it ends where they are others'."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.future: Future[T] = Future()
         self.future.set_running_or_notify_cancel()
         self.unwanted = False
+
+    def outdated(self, link: LoopLink) -> UnknownError | None:
+        """Why it cannot go on: its frames would come from a MAC or an address that is not the interface's now."""
+        if self.sender is None or link.has(*self.sender):
+            return None
+        return UnknownError(f"{link.interface}: its own MAC or address changed during the search; try again")
 
     def finish(self) -> T:
         """The result, before any other frame is looked at. What this raises is what the caller gets."""
@@ -109,7 +119,9 @@ class Task(Generic[T]):
         """Nobody wants the result any more."""
 
     def fail(self, error: BaseException) -> None:
-        """End it without a result. The caller hears of the error once nothing half done is left."""
+        """End it without a result, unless it has one. The caller hears of it once nothing half done is left."""
+        if self.future.done():
+            return
         undone = None
         try:
             undone = self.abandon()
@@ -142,7 +154,24 @@ class LoopLink(Protocol):
     """What the loop needs of a link, and its only clock."""
 
     interface: str
-    mac: bytes
+
+    @property
+    def mac(self) -> bytes:
+        """Of the interface, as it is now."""
+
+    @property
+    def closed(self) -> str:
+        """Why nobody beyond this host can be heard; empty where somebody may be."""
+
+    @property
+    def openings(self) -> int:
+        """How often a way to stations beyond this host has opened since."""
+
+    def news(self) -> bool:
+        """Take in what the kernel has told; whether the interface's MAC or addresses are others now. Never waits."""
+
+    def has(self, mac: bytes, address: int) -> bool:
+        """Whether frames may be sent from this MAC and address (0: none) as the interface's own."""
 
     def now(self) -> float:
         """Seconds on a clock that never jumps."""

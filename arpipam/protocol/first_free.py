@@ -146,6 +146,8 @@ class FirstFree(Search):
         self._bound()
         if self.canary.mac is not None:
             self._fail(UnknownError(self.canary.doubt()))
+        elif self.parameters.closed:
+            self._fail(UnknownError(self.parameters.closed))
         elif self._try_at(now) >= self._give_up:  # at once, where the wait would only end in this
             self._fail(
                 PoolExhaustedError(f"others claim faster than we can: gave up after {self.contentions} contentions")

@@ -66,6 +66,11 @@ class Heartbeat:
         self._on_change = on_change
         self._outbox = Outbox()
 
+    def follow(self, mac: bytes, own_address: int) -> None:
+        """Ask from these from now on; on the driver's thread."""
+        self._mac, self._own_address = mac, own_address
+        self._outbox.clear()
+
     def heard_since(self, at: float) -> bool:
         """Whether all stations have been heard after that time, seconds on the link's clock; from any thread."""
         return all(peer.heard > at for peer in self._peers.values())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from arpipam.protocol.timing import ADAPTIVE, BUDGET, MISS_PROBABILITY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from arpipam.protocol.timing import Timing
 
@@ -36,9 +36,13 @@ class Parameters:
     """Stations that are probably there; each of them that answers is a witness."""
     canary: int | None = None
     """An address of this link that no station can have."""
-    local_addresses: frozenset[int] = frozenset()
+    local_addresses: Collection[int] = frozenset()
     """This host's own, which do not answer on their own link."""
-    local_macs: frozenset[bytes] = frozenset()
+    local_macs: Collection[bytes] = frozenset()
+    outward: Callable[[bytes], bool] = lambda _: True
+    """Whether a station that has just answered is beyond this host: a container of ours is no witness."""
+    closed: str = ""
+    """Why nobody beyond this host can be heard; empty where somebody may be."""
 
     @property
     def longest_probing(self) -> float:

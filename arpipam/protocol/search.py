@@ -219,7 +219,7 @@ class Search:
 
     def _answered(self, address: int, answer: Answer) -> None:
         """The survey found a station: it is one more witness, and may show the round trip."""
-        if not answer.to_us or answer.mac in self.parameters.local_macs:
+        if not answer.to_us or answer.mac in self.parameters.local_macs or not self.parameters.outward(answer.mac):
             return
         self.witnesses.add(address)
         if answer.round_trip is not None:

@@ -42,7 +42,14 @@ class Verdicts(Search):
 
     def _choose(self, now: float) -> None:
         open_ = [address for address in self._addresses if address not in self.outcomes]
-        if self._unwitnessed() and self._hunt(now):
+        if self.parameters.closed:
+            answers, closed = self.survey.answers, self.parameters.closed
+            for address in open_:  # who has answered is a container of this host
+                answer = answers.get(address)
+                unknown = Outcome(Verdict.UNKNOWN, reason=closed)
+                self.outcomes[address] = unknown if answer is None else Outcome(Verdict.IN_USE, answer.mac)
+            self.done = True
+        elif self._unwitnessed() and self._hunt(now):
             pass
         elif self._unwitnessed():
             self.outcomes |= {address: Outcome(Verdict.UNKNOWN, reason=NO_WITNESS) for address in open_}

@@ -37,7 +37,8 @@ class NetworkView:
     interface: str
     subnet: str
     state: str
-    """`up`, `partitioned` (a station that must answer is silent: nothing is searched) or `down` (no link)."""
+    """`up`, `partitioned` (a station that must answer is silent: nothing is searched) or `down` (no link, or none that
+    leads beyond this host)."""
     reason: str
     """Why it is not up, in one line."""
     silent: tuple[str, ...]
@@ -109,9 +110,13 @@ class EventKind(StrEnum):
     HEALED = "healed"
     """All stations that must answer do so again."""
     LINK_DOWN = "link down"
-    """A link cannot be used."""
+    """A link cannot be used, or nobody beyond this host can be heard on it."""
+    FLOATING_MAC = "floating mac"
+    """The MAC of a bridge changes with its ports."""
+    GAP = "gap"
+    """A link could not be heard for a while; ready addresses are probed again."""
     LINK_UP = "link up"
-    """A link is open, and all its leases are defended."""
+    """A link is open, and all its leases are defended; or others can be heard on it again."""
     CLAIMED = "claimed"
     """An address is ours, for arpipam-run or to be kept ready."""
     HANDED_OUT = "handed out"

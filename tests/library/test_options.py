@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, get_type_hints
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 import arpipam
 from arpipam import InputError, SearchOptions
 from arpipam.allocator import Allocator
-from arpipam.options import VariantKeywords
+from arpipam.options import VariantKeywords, own_prefix
 from arpipam.protocol.timing import LAN
 
 
@@ -82,6 +82,31 @@ def test_keywords_win_over_options() -> None:
     assert Allocator("docker0", "10.1.0.0/24", options=options, budget=2.0).options == replace(
         options, subnet=IPv4Network("10.1.0.0/24"), budget=2.0
     )
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "subnet", "meant"),
+    [
+        (["10.0.0.1/24"], None, "10.0.0.1/24"),
+        (["10.0.0.100/32", "10.0.0.1/24"], None, "10.0.0.1/24"),  # a virtual router's, which moves
+        (["10.0.0.100/32", "10.0.0.1/24"], "10.0.0.0/24", "10.0.0.1/24"),
+        (["10.0.0.1/24", "10.0.0.2/24"], "10.0.0.0/24", "10.0.0.1/24"),
+        (["10.0.0.1/16", "10.0.0.2/24"], "10.0.0.0/24", "10.0.0.2/24"),
+        (["10.0.0.1/8", "10.0.0.2/16"], "10.0.0.0/24", "10.0.0.2/16"),  # the smallest around
+        (["10.0.9.1/24", "10.0.0.1/16"], "10.0.0.0/24", "10.0.0.1/16"),  # in another part of it
+        (["10.0.0.2/25", "10.0.0.1/16"], "10.0.0.0/24", "10.0.0.1/16"),  # of a part only
+        (["10.0.0.2/25"], "10.0.0.0/24", "10.0.0.2/25"),
+        (["10.0.0.9/32"], "10.0.0.0/24", "10.0.0.9/32"),
+        (["10.1.0.1/24"], "10.0.0.0/24", None),
+        ([], None, None),
+    ],
+)
+def test_of_several_own_addresses_the_one_whose_network_is_meant(
+    prefixes: list[str], subnet: str | None, meant: str | None
+) -> None:
+    wanted = None if subnet is None else IPv4Network(subnet)
+    found = own_prefix(map(IPv4Interface, prefixes), wanted)
+    assert found == (None if meant is None else IPv4Interface(meant))
 
 
 def test_the_keywords_are_the_fields() -> None:

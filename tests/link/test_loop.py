@@ -14,8 +14,7 @@ import pytest
 
 from arpipam.errors import LinkError
 from arpipam.lab.namespace import Namespace
-from arpipam.link import loop as loops
-from arpipam.link import pace
+from arpipam.link import pace, waking
 from arpipam.link.calls import Calls
 from arpipam.link.loop import Loop
 from arpipam.link.socket import Link
@@ -321,10 +320,10 @@ def test_what_arrived_before_is_seen_when_it_has_caught_up_and_told_late_after_a
         try:
             kept = Kept(running)
             running.call(lambda: running.keep(7, kept)).result(LONG)
-            time.sleep(3 * loops._WATCH)  # a rest is no absence
+            time.sleep(3 * waking.WATCH)  # a rest is no absence
             until(lambda: far.send([probe]) and False in kept.late)
 
-            running.call(lambda: time.sleep(2 * loops._ABSENCE))  # no processor for so long
+            running.call(lambda: time.sleep(2 * waking.ABSENCE))  # no processor for so long
             assert far.send([probe])
             running.catch_up().result(LONG)
             assert kept.late[-1]

@@ -18,53 +18,12 @@ from arpipam.link.task import SCAN, SEARCH, Run, Task
 from arpipam.protocol import arp
 from arpipam.protocol.outbox import Outbox
 from tests.support.until import LONG
+from tests.support.virtual import MAC, VirtualLink
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from arpipam.protocol.arp import ArpPacket
-    from arpipam.protocol.interest import Interest
 
-MAC, OTHER = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
-
-
-class VirtualLink:
-    """A link whose time passes while it is waited for."""
-
-    interface = "virtual0"
-    mac = MAC
-
-    def __init__(self) -> None:
-        self.time = 0.0
-        self.sent: list[tuple[float, bytes]] = []
-        self.arrived: list[bytes] = []
-        self.interest: Interest | None = None
-        self.gone = False
-
-    def now(self) -> float:
-        return self.time
-
-    def send(self, frames: Sequence[bytes]) -> int:
-        if self.gone:
-            raise LinkError("virtual0 is gone")
-        self.sent += [(self.time, frame) for frame in frames]
-        return len(frames)
-
-    def receive(self, limit: int) -> list[bytes]:
-        frames, self.arrived = self.arrived[:limit], self.arrived[limit:]
-        return frames
-
-    def drops(self) -> int:
-        return 0
-
-    def focus(self, interest: Interest | None) -> None:
-        self.interest = interest
-
-    def rest(self, seconds: float) -> None:
-        self.time += seconds
-
-    def wait(self, timeout: float | None, wake_fd: int | None) -> None:  # noqa: ARG002 - the loop's word
-        self.time += 0.01 if timeout is None else timeout
+OTHER = bytes.fromhex("020000000002")
 
 
 class Sender:

@@ -170,7 +170,7 @@ def claimed(wire: Wire, store: Store, *, asker: int = OWN_ADDRESS, policy: Polic
         loop=cast("Loop", wire),
         store=cast("LeaseStore", store),
         writer=cast("LeaseWriter", store),
-        asker=asker,
+        asker=lambda: asker,
     )
 
     wire.claim = claim

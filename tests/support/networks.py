@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from arpipam.claim import Conflict
 from arpipam.claim_state import ClaimState
 from arpipam.errors import LinkError, PoolExhaustedError
+from arpipam.link.hearing import Hearing
+from arpipam.protocol.outcome import Verdict
 from arpipam.protocol.pool import Pool
 from launcher.agent.config.keys import NetworkSettings
 from launcher.agent.edges import Edges
@@ -49,6 +51,7 @@ class FakeClaim:
         self.mac = lease.mac
         self.state = ClaimState.DEFENDING
         self.conflict: str | None = None
+        self.needs_check = False
         self.policy: Policy | None = None
         self.released = 0
         self._store = store
@@ -118,6 +121,10 @@ class FakeLink:
     claims: list[FakeClaim] = field(default_factory=list)
     searches: list[dict[str, Any]] = field(default_factory=list)
     """The options of every search, with `address`."""
+    checked: list[IPv4Address] = field(default_factory=list)
+    """The claimed addresses that were probed again."""
+    unknown: Verdict | None = None
+    """The verdict on all of them, where it is always the same."""
     opened: int = 0
     closed: int = 0
     ended: Future[object] = field(default_factory=Future)
@@ -143,10 +150,23 @@ class FakeAllocator:
         self.pool = Pool(SUBNET)
         self.own_address = 0
         self.link = SimpleNamespace(
-            is_bridge=True, local_macs=set(), local_addresses=set(), mac=b"\2\0\0\0\0\1", now=time.monotonic
+            is_bridge=True,
+            local_macs=set(),
+            local_addresses=set(),
+            mac=b"\2\0\0\0\0\1",
+            now=time.monotonic,
+            closed="",
+            fix_mac=str,
         )
         self.loop = SimpleNamespace(
-            ended=wire.ended, watch=lambda _: None, run=lambda *_: None, catch_up=_done, dropped=0
+            ended=wire.ended,
+            watch=lambda _: None,
+            follow=lambda _: None,
+            post=lambda do: do(),
+            hearing=Hearing(0.0),
+            run=lambda *_: None,
+            catch_up=_done,
+            dropped=0,
         )
 
     def __enter__(self) -> Self:
@@ -166,6 +186,17 @@ class FakeAllocator:
 
     def cancel(self, _: Any) -> None:
         pass
+
+    def look_again(self) -> None:
+        pass
+
+    def start_check(self, claim: FakeClaim) -> Any:
+        self._wire.checked.append(claim.address)
+        future: Future[Any] = Future()
+        verdict = self._wire.unknown or (Verdict.IN_USE if claim.address in self._wire.used else Verdict.FREE)
+        claim.needs_check &= verdict is not Verdict.FREE
+        future.set_result(SimpleNamespace(verdict=verdict, reason="no station answered"))
+        return SimpleNamespace(future=future)
 
     def start_claim(self, owner: str, address: IPv4Address | None, mac: str | None) -> Any:
         self._wire.searches.append(self._options | {"address": address})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arpipam.errors import AddressInUseError, PoolExhaustedError, UnknownError
+from arpipam.protocol.outcome import Verdict
 from launcher.agent.contract import EventKind
 from launcher.agent.network.held import GRACE, PENDING, LostError, Role
 from launcher.agent.network.link import REOPEN
@@ -119,6 +120,7 @@ class HandOut:
         if picked.known:
             owner, container = held.lease.owner, held.lease.container or PENDING
         try:
+            await self._look_again(held)
             lease = await self._holdings.hand_out(
                 held, mac, owner, container, self._policy(), catch_up=self._link.catch_up
             )
@@ -132,6 +134,12 @@ class HandOut:
         if self._link.audible:
             held.claim.ask_owner()
         return lease
+
+    async def _look_again(self, held: Held) -> None:
+        """Probe again what nobody was given yet, if the link could not be heard at some time since it was claimed."""
+        if held.role is not Role.DOCKER and await self._search.check(held) is not Verdict.FREE:
+            await self._holdings.end(held)
+            raise LostError(f"{self._interface}: another station took {held.address} meanwhile; try again")
 
     async def _claim_for_docker(self, mac: str, address: IPv4Address | None) -> Held:
         """Search, or check the address. A refusal is Docker's last word: where we could not look, we look again."""

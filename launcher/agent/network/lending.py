@@ -69,7 +69,7 @@ class Lending:
             except BaseException:
                 await self._holdings.end(held)
                 raise
-            if named and held.is_defended:
+            if named and held.is_defended and not held.claim.needs_check:
                 return held
             await self._holdings.end(held)
         return None

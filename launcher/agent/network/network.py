@@ -15,6 +15,8 @@ from arpipam.errors import LinkError
 from arpipam.protocol.policy import Policy
 from arpipam.protocol.timing import RFC5227
 from launcher.agent.contract import EventKind
+from launcher.agent.network.company import Company
+from launcher.agent.network.gaps import Gaps
 from launcher.agent.network.hand_out import HandOut
 from launcher.agent.network.held import Role
 from launcher.agent.network.holdings import Holdings
@@ -59,6 +61,7 @@ class Network:
         edges = tools.edges
         self._kept: tuple[str, ...] = ()
         self._filling: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self.supervisor = Supervisor(
             edges.now,
             lambda failure, error: tools.journal.failed(failure, error, pool.interface),
@@ -108,6 +111,8 @@ class Network:
             policy=self._policy,
             tell=self.tell,
         )
+        self._company = Company(self.sightings, lambda: not self.witnesses.names and not self.settings.alone)
+        self.gaps = Gaps(tell=self.tell, over=self.ready.look_again, soon=self.soon, edges=edges)
         self.lending = Lending(
             pool.subnet,
             self.link,
@@ -143,7 +148,15 @@ class Network:
             for held in self.holdings.of(Role.DOCKER):
                 held.claim.ask_owner()
         await self.tools.edges.in_thread(allocator.loop.watch, self.sightings.packet)
+        if fix := await self.tools.edges.in_thread(allocator.link.fix_mac):
+            text = f"the MAC of {self.interface} is that of a port, and changes as containers come and go; {fix}"
+            self.tell(EventKind.FLOATING_MAC, text=text)
         self.witnesses.ask(allocator)
+        allocator.loop.follow(lambda: self.witnesses.moved(allocator))
+        allocator.loop.follow(lambda: self._company.moved(allocator))
+        self.gaps.watch(allocator)
+        self._looking = asyncio.create_task(self._company.run(allocator))
+        allocator.look_again()  # whoever took an address of ours while the link was closed answers
         self.supervisor.works(LINK)
         self._filling = asyncio.create_task(self.supervisor.run(PART, self._fill))
         return f"{self.holdings.count(Role.DOCKER)} leases defended"
@@ -154,7 +167,11 @@ class Network:
         if filling is not None:
             filling.cancel()
             await asyncio.wait([filling])
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         await self.ready.close()
+        self.gaps.stop()
         self.witnesses.stop()
         self.holdings.link_lost()
 

@@ -1,7 +1,8 @@
 """Addresses that are claimed ahead of need: probed by RFC 5227's own timing, announced, defended, ready to hand out.
 
-They are watched and defended, never probed again (RFC 5227, 2.1, last paragraph), and carry a host through a cut, since
-they were claimed while the link was whole. Here it is decided how many there are, and when; the holdings have them.
+They are watched and defended, and not probed again (RFC 5227, 2.1, last paragraph) as long as the link is heard without
+a gap (link/hearing.py). After one, somebody may have taken one of them unheard: each is probed again before anybody
+gets it. Here it is decided how many there are, and when; the holdings have them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from arpipam.claim import Conflict
 from arpipam.claim_state import ClaimState
-from arpipam.errors import ArpipamError, LeaseError
+from arpipam.errors import ArpipamError, LeaseError, LinkError, UnknownError
+from arpipam.protocol.outcome import Verdict
 from arpipam.protocol.timing import RFC5227
 from launcher.agent.contract import EventKind
 from launcher.agent.network.held import READY_OWNER, Role
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from launcher.agent.network.witnesses import RequiredWitnesses
     from launcher.agent.supervise import Supervisor
 
-PART = "ready addresses"
-"""Its name among the failures."""
+PART, CHECK = "ready addresses", "another look at ready addresses"
+"""Their names among the failures."""
 LOOK = 0.25  # s between two looks at how many there should be
 DEMAND = 15.0  # s: as many as were handed out in that time are wanted beside the usual number; a claim takes some 7 s
 PATIENCE = 30.0  # s for which there may be more of them than wanted
@@ -67,10 +69,14 @@ class Ready:
         self._taken: deque[float] = deque(maxlen=256)
         self._fills: set[asyncio.Task[bool]] = set()
         self._ends: set[asyncio.Task[bool]] = set()
+        self._checks: dict[Held, asyncio.Task[bool]] = {}
+        """Those that are being probed again."""
         self._confirming: dict[Held, asyncio.Event] = {}
         """Those that are claimed and not yet known to be claimed on a whole link; set: they are spoilt."""
         self._pause = FIRST_PAUSE
         self._pause_until = 0.0
+        self._check_pause = FIRST_PAUSE
+        self._check_until = 0.0
         self._surplus_since: float | None = None
 
     def __len__(self) -> int:
@@ -104,17 +110,23 @@ class Ready:
         """Keep as many as wanted, until cancelled."""
         while True:
             await self._sightings.count()
+            self._check()
             self._fill()
             await self._thin_out()
             await asyncio.sleep(LOOK)  # refilling can wait for the request that made it necessary
 
     async def close(self) -> None:
         """End what is under way and what is ready."""
-        for task in self._fills:
+        for task in (*self._fills, *self._checks.values()):
             task.cancel()
-        await asyncio.gather(*self._fills, *self._ends, return_exceptions=True)
+        await asyncio.gather(*self._fills, *self._checks.values(), *self._ends, return_exceptions=True)
         ready = self._holdings.of(Role.READY)
         await asyncio.gather(*(self._holdings.end(held, 0.0) for held in ready), return_exceptions=True)
+
+    def look_again(self) -> None:
+        """A gap is over: what failed before is worth a new try at once."""
+        self._pause, self._pause_until = FIRST_PAUSE, 0.0
+        self._check_pause, self._check_until = FIRST_PAUSE, 0.0
 
     def changed(self, held: Held, state: ClaimState) -> None:
         """One of them may be lost."""
@@ -130,13 +142,40 @@ class Ready:
 
     def _able(self) -> list[Held]:
         """Those that may be handed out."""
+        return [held for held in self._claimed() if not held.claim.needs_check]
+
+    def _claimed(self) -> list[Held]:
+        """These, and those that have to be probed again first."""
         ready = self._holdings.of(Role.READY)
         return [held for held in ready if held.is_defended and held not in self._confirming]
+
+    def _check(self) -> None:
+        """Probe again what was claimed before the link could not be heard for a while."""
+        if self._now() < self._check_until or self._witnesses.silent():
+            return
+        for held in self._claimed():
+            if held.claim.needs_check and held not in self._checks and len(self._checks) < AT_ONCE:
+                task = asyncio.create_task(self._supervisor.attempt(CHECK, partial(self._check_one, held)))
+                self._checks[held] = task
+                task.add_done_callback(lambda _, held=held: self._checks.pop(held, None))  # type: ignore[misc]
+
+    async def _check_one(self, held: Held) -> None:
+        try:
+            verdict = await self._search.check(held)
+        except UnknownError:
+            verdict = Verdict.UNKNOWN
+        except LinkError:  # closed meanwhile, and what is ready ends
+            return
+        if verdict is Verdict.IN_USE:
+            self._end_soon(held, None)
+        elif verdict is not Verdict.FREE:
+            self._check_until = self._now() + self._check_pause
+            self._check_pause = min(2 * self._check_pause, LONGEST_PAUSE)
 
     def _fill(self) -> None:
         if self._now() < self._pause_until or self._witnesses.silent():
             return
-        missing = self.wanted() - len(self) - len(self._fills)
+        missing = self.wanted() - len(self._claimed()) - len(self._fills)
         for _ in range(min(missing, AT_ONCE - len(self._fills))):
             self._start(self._fills, self._one_more)
 

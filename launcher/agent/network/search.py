@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from arpipam.errors import AddressInUseError, ArpipamError, PoolExhaustedError, UnknownError
 from arpipam.protocol.outcome import Verdict
@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from arpipam.allocator import Allocator
     from arpipam.claim import Claim
     from arpipam.link.task import Task
+    from arpipam.results import Probed
     from launcher.agent.edges import Edges
+    from launcher.agent.network.held import Held
     from launcher.agent.network.link import NetworkLink
     from launcher.agent.network.sightings import Sightings
     from launcher.agent.network.witnesses import RequiredWitnesses
+
+T = TypeVar("T")
 
 _VERDICTS = {AddressInUseError: Verdict.IN_USE, PoolExhaustedError: Verdict.IN_USE}
 
@@ -44,6 +48,27 @@ class AddressSearch:
         self._judged = judged
         self._in_thread = edges.in_thread
 
+    async def check(self, held: Held) -> Verdict:
+        """Probe the address of a claim again, if the link could not be heard at some time since it was claimed.
+
+        FREE: nobody else has it. Raises UnknownError where that cannot be told.
+        """
+        if not held.claim.needs_check:
+            return Verdict.FREE
+        if self._witnesses.silent():
+            raise UnknownError(self._witnesses.complaint())
+        allocator = self._link.allocator
+
+        def start() -> Task[Probed]:
+            known = self._sightings.lately()
+            return allocator.variant(**(dict(self._options()) | {"known": known})).start_check(held.claim)
+
+        probed = await self._end_of(allocator, start)
+        self._judged(probed.verdict)
+        if probed.verdict is Verdict.UNKNOWN:
+            raise UnknownError(f"{held.lease.interface}: {held.address}: {probed.reason}")
+        return probed.verdict
+
     async def claim(self, owner: str, address: IPv4Address | None, mac: str | None, **options: Any) -> Claim:
         """Search, or check the given address, and claim it. Raises as Allocator.claim does.
 
@@ -60,18 +85,8 @@ class AddressSearch:
             options["known"] = self._sightings.lately()
             return allocator.variant(**(dict(self._options()) | options)).start_claim(owner, address, mac)
 
-        # A caller may hang up before its job has begun: the thread begins it all the same.
-        beginning = asyncio.ensure_future(self._in_thread(start))
         try:
-            job = await asyncio.shield(beginning)
-        except asyncio.CancelledError:
-            beginning.add_done_callback(partial(_cancel, allocator))
-            raise
-        try:
-            claim = await asyncio.wrap_future(job.future)
-        except asyncio.CancelledError:
-            allocator.cancel(job)
-            raise
+            claim = await self._end_of(allocator, start)
         except ArpipamError as error:
             if isinstance(error, UnknownError) and not await self._witnesses.whole():
                 raise UnknownError(self._witnesses.complaint()) from None  # a cut in the midst of it
@@ -80,8 +95,23 @@ class AddressSearch:
         self._judged(Verdict.FREE)
         return claim
 
+    async def _end_of(self, allocator: Allocator, start: Callable[[], Task[T]]) -> T:
+        """The result of what `start` starts, on another thread."""
+        # A caller may hang up before its job has begun: the thread begins it all the same.
+        beginning = asyncio.ensure_future(self._in_thread(start))
+        try:
+            job = await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(partial(_cancel, allocator))
+            raise
+        try:
+            return await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            allocator.cancel(job)
+            raise
 
-def _cancel(allocator: Allocator, begun: asyncio.Future[Task[Claim]]) -> None:
+
+def _cancel(allocator: Allocator, begun: asyncio.Future[Task[Any]]) -> None:
     """Nobody waits for this job any more."""
     if not begun.cancelled() and begun.exception() is None:
         allocator.cancel(begun.result())

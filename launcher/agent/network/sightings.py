@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from ipaddress import IPv4Network
 
+    from arpipam.link.socket import Link
     from arpipam.protocol.arp import ArpPacket
     from arpipam.protocol.pool import Pool
     from launcher.agent.edges import Edges
@@ -67,6 +68,13 @@ class Sightings:
         since = self._edges.now() - LATELY
         seen = (seen for seen in self.stations if seen.last > since)
         return [seen.address for seen in nlargest(MOST_KNOWN, seen, key=lambda seen: seen.last)]
+
+    def beyond(self, link: Link) -> list[int]:
+        """The same, of stations beyond this host."""
+        since = self._edges.now() - LATELY
+        seen = [seen for seen in self.stations if seen.last > since]
+        latest = nlargest(2 * MOST_KNOWN, seen, key=lambda seen: seen.last)
+        return [one.address for one in latest if link.outward(one.mac) and one.mac not in link.local_macs]
 
     @property
     def left(self) -> int:

@@ -13,6 +13,7 @@ from arpipam.link.task import Run
 from arpipam.protocol.arp import address_texts
 from arpipam.protocol.heartbeat import Heartbeat
 from launcher.agent.contract import EventKind
+from launcher.agent.network.gaps import WERE_SILENT
 from launcher.agent.network.held import Role
 
 if TYPE_CHECKING:
@@ -53,16 +54,33 @@ class RequiredWitnesses:
     def ask(self, allocator: Allocator) -> None:
         """Ask all of them, and nobody else any more."""
         self.stop()
+        link, hearing, count = allocator.link, allocator.loop.hearing, len(self.names)
+        before: set[int] = set()
+
+        def changed(silent: tuple[int, ...]) -> None:
+            """Tell the link's clock at once, on its own thread."""
+            if before - set(silent):  # what is behind those was not heard
+                hearing.gap(WERE_SILENT, link.now())
+            hearing.set_deaf(WERE_SILENT, WERE_SILENT if len(silent) == count else "", link.now())
+            before.clear()
+            before.update(silent)
+            self._soon(self._changed, silent)
+
+        allocator.loop.post(lambda: hearing.set_deaf(WERE_SILENT, "", link.now()))
         if self.names:
-            link = allocator.link
             self.pulse = Heartbeat(
                 map(int, self.names),
                 link.mac,
                 allocator.own_address,
                 now=link.now(),
-                on_change=lambda silent: self._soon(self._changed, silent),
+                on_change=changed,
             )
             allocator.loop.run(Run(self.pulse))
+
+    def moved(self, allocator: Allocator) -> None:
+        """The link has another MAC or address by now; on the loop's thread."""
+        if self.pulse is not None:
+            self.pulse.follow(allocator.link.mac, allocator.own_address)
 
     def stop(self) -> None:
         """Ask nobody."""
@@ -87,11 +105,15 @@ class RequiredWitnesses:
     def complaint(self) -> str:
         """Why nothing is searched, in one line."""
         names = address_texts(map(int, self.silent()), {int(address): name for address, name in self.names.items()})
+        ready = f"{self._holdings.count(Role.READY)} ready addresses"
+        left = f"{ready} wait until they can be probed again" if self._all_silent() else f"{ready} are left"
         return (
             f"{self._name}: no answer from {names}, whose containers would look free, so nothing is searched, and "
-            f"{self._holdings.count(Role.READY)} ready addresses are left; fix the link, or mark a host that is gone "
-            "for good as absent in the fabric file"
+            f"{left}; fix the link, or mark a host that is gone for good as absent in the fabric file"
         )
+
+    def _all_silent(self) -> bool:
+        return self.pulse is not None and len(self.pulse.silent) == len(self.names)
 
     def _changed(self, silent: tuple[int, ...]) -> None:
         if silent:
