@@ -211,7 +211,8 @@ class Allocator:
 
         # The pool without what it keeps back: gateway and witnesses are stations too.
         everybody = Pool(self.pool.subnet, ranges=self.options.ranges, exclude=self.options.exclude)
-        scan = Scan(everybody.candidates(rng=self._rng), self._terms, now=self._link.now(), on_station=heard)
+        candidates, now = everybody.candidates(rng=self._rng), self._link.now()
+        scan = Scan(candidates, self._terms, now=now, rng=self._rng, on_station=heard)
         return self._run(ScanTask(self._place(), scan, alone=self._terms.alone, rate=self._rate))
 
     def start_claim(self, owner: str, address: IPv4Address | str | None, mac: str | None) -> Task[Claim]:
@@ -253,7 +254,7 @@ class Allocator:
 
     def _claim_given(self, owner: str, address: IPv4Address, mac: str | None) -> Task[Claim]:
         self.pool.check(address)
-        verdicts = self._check([int(address)], mac)
+        verdicts = self._check([int(address)], mac, tries=2)
         mac = arp.mac_text(verdicts.mac)
         # An address that is asked for by name need not have rested.
         lease = self.leases.reserve(self.interface, address, self.pool.prefix, mac, owner, rested=False)
@@ -310,7 +311,7 @@ class Allocator:
             memory=self._link_memory,
         )
 
-    def _check(self, addresses: list[int], mac: str | None) -> Verdicts:
+    def _check(self, addresses: list[int], mac: str | None, *, tries: int = 1) -> Verdicts:
         now = self._link.now()
         return Verdicts(
             addresses,
@@ -319,6 +320,8 @@ class Allocator:
             rng=self._rng,
             now=now,
             possible_witnesses=self._possible_witnesses(),
+            tries=tries,
+            memory=self._link_memory,
         )
 
     def _possible_witnesses(self) -> Iterator[int]:

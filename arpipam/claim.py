@@ -227,7 +227,7 @@ class Claim:
             self.answered.clear()
             self._ask_at = None
             if self._acd.state is AcdState.GUARDING:  # the owner that had it until now is gone
-                self._acd.take_over()
+                self._acd.take_over(self._loop.link.now())
             if arp.mac_bytes(lease.mac) != self._acd.mac:
                 self._acd.change_mac(arp.mac_bytes(lease.mac))
             self._tell()
@@ -267,7 +267,7 @@ class Claim:
         def take_over() -> None:
             self._ask_at = None
             if self._acd.state is AcdState.GUARDING:
-                self._acd.take_over()
+                self._acd.take_over(self._loop.link.now())
             self._tell()
 
         self._loop.post(take_over)
@@ -311,7 +311,7 @@ class Claim:
 
     def _ask(self) -> None:
         mac, asker, address = self._loop.link.mac, self._asker(), self._acd.address
-        self._acd.outbox.put(arp.request(mac, asker, address) if asker else arp.probe(mac, address))
+        self._acd.outbox.put(arp.request(mac, asker, address))  # without an asker it is a probe
         self._loop.stir(self._acd.address)
 
     def _stop(self, state: ClaimState) -> None:

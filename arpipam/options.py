@@ -154,6 +154,7 @@ class SearchOptions:
             names={number(address): name for address, name in (self.names or {}).items()},
             neighbours=tuple(neighbours[:_MOST_NEIGHBOURS]),
             canary=int(wire.network_address) if wire.prefixlen <= LAST_WITH_CANARY else None,
+            last=int(wire.broadcast_address) if wire.prefixlen <= LAST_WITH_CANARY else None,
             local_addresses=link.local_addresses,
             local_macs=link.local_macs,
             outward=link.outward,

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def one_probe() -> Iterator[None]:
-    """A single probe is enough, whatever the witnesses say."""
-    with patch.object(SearchWitnesses, "enough", lambda _, probes, __: probes >= 1):
+    """A single round is enough, whatever the witnesses say."""
+    with (
+        patch("arpipam.protocol.acd.PROBE_NUM", 1),
+        patch.object(SearchWitnesses, "enough", lambda _, rounds, __, hoped=0: rounds >= 1),  # noqa: ARG005 - as it is
+    ):
         yield
 
 

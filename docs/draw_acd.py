@@ -20,10 +20,16 @@ caller: it raises `IllegalTransition` and changes nothing.
 """
 
 NOTES = """\
-- *waiting* lasts up to PROBE_WAIT, *probing* until PROBE_NUM probes have left or the witnesses say that there were
-  enough, *settling* ANNOUNCE_WAIT after the last probe, or as long as the slowest witness needs (RFC 5227, 2.1.1).
+- *waiting* lasts up to PROBE_WAIT, *probing* until PROBE_NUM probes have left and the witnesses say that there were
+  enough rounds, *settling* ANNOUNCE_WAIT after the last round, or as long as the slowest witness needs (RFC 5227,
+  2.1.1).
+- *probe due* is a round: an ordinary request from the interface's own address, and in the first round and the last two
+  also the probe under the MAC that will own the address. Some DHCP clients delete their address at a second probe, so
+  a station gets that only if it was silent to all the requests between. The timings of a fixed number of probes have
+  both in every round; where the interface has no address there are probes only.
 - *a station uses it*: a request or reply with the address as its sender, from another MAC. *A station probes for it*: a
-  request for it with sender 0.0.0.0, from a MAC that is none of this host's (2.1.1). Any other request for the address
+  request for it with sender 0.0.0.0 to everybody, from a MAC that is none of this host's (2.1.1); one to a single
+  station is that station's affair, as when a switch asks whether it is still there. Any other request for the address
   is no conflict: *a station asks for it*, and while the address is ours it is answered (2.3).
 - *free* is not reserved: the caller claims the address at once, or lets it go.
 - *announcing*: ANNOUNCE_NUM announcements, ANNOUNCE_INTERVAL apart (2.3). The address is answered for from the
@@ -41,7 +47,8 @@ two claims is older. *Again*: a second conflict within DEFEND_INTERVAL of our la
 An announcement says, in the padding of its frame, since when its sender has the address. Where two claims meet, as
 after a cut link is whole again, so both sides know which claim is older; ties go to the lower MAC. The date is bounded,
 not proven: one before the first release of the program (2026), in the future, or more than ten years before our own
-claim counts as not said, but within these bounds a station can lie.
+claim counts as not said, but within these bounds a station can lie. *Its owner is gone* leads to *lost* where an older
+claim was met in the last minute.
 """
 
 EVENTS = """\

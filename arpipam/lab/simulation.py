@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from arpipam.protocol.arp import ArpPacket
     from arpipam.protocol.outbox import Outbox
     from arpipam.protocol.parameters import Parameters
-    from arpipam.protocol.probing import Probing
     from arpipam.protocol.search import LinkMemory
     from arpipam.protocol.survey import Survey
 
@@ -237,6 +236,30 @@ class SimulatedStation:
         """Nothing is ever due."""
 
 
+class TouchyStation(SimulatedStation):
+    """One that deletes an address when it gets two probes for it within ten seconds, as dhcpcd 9.4 does."""
+
+    WITHIN = 10.0
+
+    def __init__(self, link: VirtualLink, mac: bytes, addresses: Iterable[int]) -> None:
+        super().__init__(link, mac, addresses)
+        self.deleted: set[int] = set()
+        self._probed: dict[int, float] = {}
+
+    def receive(self, packet: ArpPacket, now: float) -> bool:
+        """Answer a request, and take a second probe for a conflict."""
+        super().receive(packet, now)
+        address = packet.target_ip
+        if not packet.is_probe or address not in self.addresses or packet.sender_mac == self._mac:
+            return False
+        if now - self._probed.get(address, float("-inf")) <= self.WITHIN:
+            self.deleted.add(address)
+            self.addresses -= {address}
+            self.concern = Concern(self.addresses)
+        self._probed[address] = now
+        return address in self.deleted
+
+
 class Claimer:
     """A host that looks for one address, claims it, and defends it from then on.
 
@@ -269,8 +292,7 @@ class Claimer:
         self._rng = seed if isinstance(seed, random.Random) else random.Random(seed)
         self._reserve, self._unreserve = reserve, unreserve
         self._search: FirstFree | None = None
-        self._surveyed = -1
-        self._probing: Probing | None = None
+        self._asked: tuple[object, ...] = ()
 
     @property
     def address(self) -> int | None:
@@ -350,11 +372,12 @@ class Claimer:
             return
         probing, survey = search.probing, search.survey
         surveyed = len(survey.silent) + len(survey.answers)
-        if surveyed != self._surveyed or probing is not self._probing:
-            self._surveyed, self._probing = surveyed, probing
+        asked = surveyed, probing, search.canary.addresses()
+        if asked != self._asked:
+            self._asked = asked
             tried = frozenset(() if probing is None else probing.acds)
             macs = frozenset((self.mac, self._parameters.own_mac))
-            canary = frozenset(() if self._parameters.canary is None else (self._parameters.canary,))
+            canary = frozenset(search.canary.addresses())
             self.concern = Concern(tried, macs, canary, frozenset((*survey.silent, *survey.answers)))
 
     def _flush(self, outboxes: Iterable[Outbox | Survey], now: float) -> None:

@@ -4,9 +4,11 @@ Theory of operation
 -------------------
 One `Acd` stands for one address under one MAC. It passes through three groups of states:
 
-1. Probing (WAITING, PROBING, SETTLING). It sends probes and listens. A frame from the address ends in IN_USE, another
-   station's probe for it in CONTENDED; silence to the end leads to FREE. The pace and the number of the probes come
-   from the witnesses of the search (`SearchWitnesses`), since they follow from the link.
+1. Probing (WAITING, PROBING, SETTLING). It asks in rounds and listens. Each round is an ordinary request from our own
+   address; only some carry a probe too, since a station may take two within seconds for a conflict and delete its
+   address. A frame from the address ends in IN_USE, another station's probe for it in CONTENDED; silence to the end
+   leads to FREE. The pace, the number of rounds and which of them carry a probe come from the witnesses of the search
+   (`SearchWitnesses`), since they follow from the link.
 2. FREE. The address is not reserved. The caller claims it at once, or lets it go.
 3. Held (ANNOUNCING, DEFENDING, GUARDING). From `claim` on we answer for the address; after `guard` its owner does,
    and we only watch. A frame of another station from the address is a conflict. `decide` (policy.py) says what follows:
@@ -17,8 +19,8 @@ Three kinds of things move it: packets (`receive`), time (`advance`) and the cal
 where that depends on a decision, it lists the decisions. Any other input is a fault of the caller: it raises
 `IllegalTransition` and changes nothing.
 
-The caller reads what happened from `events`, never by comparing the state before with the state after. The queue of
-events is bounded: a flood of conflicts that nobody reads is counted in `dropped_events`.
+The caller reads what happened from `events`, never by comparing states. The queue of events is bounded: a flood of
+conflicts that nobody reads is counted in `dropped_events`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from arpipam.protocol import arp
 from arpipam.protocol.events import Announced, Conflict, Contended, Defended, Lost, Ready, Used
 from arpipam.protocol.outbox import Outbox
 from arpipam.protocol.policy import MAX_OLDER_CLAIM, Decision, Policy, decide, is_older
+from arpipam.protocol.timing import PROBE_NUM
 
 if TYPE_CHECKING:
     import random
@@ -85,6 +88,9 @@ MOST_REPLIES = 1024
 """Answers, and announcements that the caller asks for, that may wait to leave at one time."""
 MOST_EVENTS = 256
 """Events that may wait to be read at one time. The four that end probing or the claim are kept in any case."""
+
+_LATELY = 60.0
+"""Seconds: a claim that was met longer ago than this may be gone by now."""
 
 _S, _I, _D = AcdState, Input, Decision
 _SEEKING = (_S.WAITING, _S.PROBING, _S.SETTLING, _S.FREE)
@@ -174,15 +180,18 @@ class Acd:
         local_macs: Collection[bytes] = (),
         policy: Policy = Policy.ONCE,
         max_older_claim: float = MAX_OLDER_CLAIM,
+        request: bytes | None = None,
     ) -> None:
+        """`request`: the frame that asks for the address from our own; None: there is none, each round is a probe."""
         self.address = address
         self.mac = mac
         self.outbox = Outbox()
         self.state = AcdState.WAITING
+        self.rounds = 0
+        """Rounds that have really left, and ..."""
         self.probes = 0
-        """Probes that have really left."""
+        """... how many of them carried a probe."""
         self.dropped_events = 0
-        """Events that were not kept because too many waited to be read."""
         self.since = 0
         """When it was claimed, microseconds since 1970, as announcements say; 0: they do not."""
         self.epoch: float | None = None
@@ -197,13 +206,14 @@ class Acd:
         self._max_older_claim = max_older_claim
         self._events: deque[Event] = deque()
         self._older: bool | None = None
-        """Of the last conflict: whether ours is the older claim; None where that is not known."""
+        """Of the last conflict, at `_met` with the MAC `_other`: whether ours is the older claim; None: not known."""
+        self._met = 0.0
         self._opponent = (arp.NO_MAC, False)
         """The other claim that was met last: its MAC, and whether ours is older."""
-        self._other: bytes = arp.NO_MAC
-        """The MAC of the last conflict."""
+        self._other = arp.NO_MAC
         self._announcements = 0
-        self._last_probe: float | None = None
+        self._request = request
+        self._last_round: float | None = None
         self._last_defence: float | None = None
         self._defence_waits = False
         """A defence is in the outbox: another one beside it would leave with it."""
@@ -227,21 +237,22 @@ class Acd:
         """Do what is due by now. Whatever arrived before `now` must have been received before."""
         if self.deadline is None or now < self.deadline:
             return
+        enough = self.probes >= PROBE_NUM and self._witnesses.enough(self.rounds, now)
         if self.state is AcdState.ANNOUNCING:
             self._step(Input.ANNOUNCE_DUE)
             self._announce()
-        elif self.state is AcdState.SETTLING and self._witnesses.enough(self.probes, now):
+        elif self.state is AcdState.SETTLING and enough:
             self._step(Input.QUIET)
             self.deadline = None
             self._emit(Ready())
-        elif self.state is AcdState.PROBING and self._witnesses.enough(self.probes, now):
+        elif self.state is AcdState.PROBING and enough:
             self._step(Input.PROBES_DONE)
-            assert self._last_probe is not None  # noqa: S101 - PROBING is left only after a probe was sent
-            self.deadline = self._last_probe + self._witnesses.settle()
+            assert self._last_round is not None  # noqa: S101 - PROBING is left only after a round has left
+            self.deadline = self._last_round + self._witnesses.settle()
         else:
             self._step(Input.PROBE_DUE)
             self.deadline = None
-            self.outbox.put(arp.probe(self.mac, self.address), self._probed)
+            self._round(now)
 
     def claim(self) -> None:
         """Take the free address: announce it now, and answer for it from this moment (2.3)."""
@@ -268,9 +279,9 @@ class Acd:
         """Its owner answers for itself: only watch for others from now on."""
         self._stop(Input.OWNER_ANSWERS)
 
-    def take_over(self) -> None:
-        """Its owner is gone: answer for it again, unless an older claim is known, which gets the address now."""
-        if self._older is False:
+    def take_over(self, now: float) -> None:
+        """Its owner is gone: answer for it again, unless an older claim was met lately, which gets the address now."""
+        if self._older is False and now - self._met < _LATELY:
             self._stop(Input.TAKE_OVER, Decision.GIVE_UP)
             self._emit(Lost(self._other))
         else:
@@ -297,14 +308,14 @@ class Acd:
         """A station sends with our address as its own: a conflict, request or reply (2.1.1 and 2.4)."""
         if self.state in _SEEKING:
             self._stop(Input.USED)
-            self._emit(Used(packet.sender_mac, None if self._last_probe is None else now - self._last_probe))
+            self._emit(Used(packet.sender_mac, None if self._last_round is None else now - self._last_round))
             return
         older = self._compare(packet, now)
         recent = self._last_defence is not None and now - self._last_defence < self._timing.defend_interval
         guarding = self.state is AcdState.GUARDING
         decision = decide(self.policy, older=older, recently_defended=recent, guarding=guarding)
         self._step(Input.USED, decision)
-        self._older, self._other = older, packet.sender_mac
+        self._older, self._other, self._met = older, packet.sender_mac, now
         self._emit(Conflict(packet.sender_mac, older, decision))
         if decision is Decision.GIVE_UP:
             self._silence()
@@ -333,26 +344,37 @@ class Acd:
             self._step(Input.ASKED)
         elif self.state in _ANSWERING:
             self._step(Input.ASKED)
-            # A frame to our own kernel would leave by the wrong side; a flood of questions must not become one of
-            # answers.
+            # To our own kernel it would leave by the wrong side; a flood of questions must not become one of answers.
             if not local and len(self.outbox) < MOST_REPLIES:
                 self.outbox.put(arp.reply(self.mac, packet))
-        elif packet.is_probe and not local:
+        elif packet.is_rival and not local:
             self._stop(Input.RIVAL)
             self._emit(Contended(packet.sender_mac))
         else:
             self._step(Input.ASKED)
 
+    def _round(self, now: float) -> None:
+        """Ask; the round counts once its last frame has left."""
+        probe = self._request is None or self._witnesses.probe_is_due(self.rounds, self.probes, now)
+        if self._request is not None:
+            self.outbox.put(self._request, None if probe else self._round_left)
+        if probe:
+            self.outbox.put(arp.probe(self.mac, self.address), self._probed)
+
     def _probed(self, now: float) -> None:
         self.probes += 1
-        self._last_probe = now
+        self._round_left(now)
+
+    def _round_left(self, now: float) -> None:
+        self.rounds += 1
+        self._last_round = now
         timing = self._timing
         if timing.probe_num is None:
             self.deadline = now + self._witnesses.gap()
-        elif self.probes < timing.probe_num:
+        elif self.rounds < timing.probe_num:
             self.deadline = now + self._rng.uniform(timing.probe_min, timing.probe_max)
         else:
-            self.deadline = now  # ANNOUNCE_WAIT counts from the last probe
+            self.deadline = now  # ANNOUNCE_WAIT counts from the last round
 
     def _announce(self) -> None:
         self.deadline = None

@@ -78,6 +78,14 @@ class ArpPacket(NamedTuple):
         """A request from 0.0.0.0 (RFC 5227, 1.1)."""
         return self.operation == REQUEST and self.sender_ip == UNSPECIFIED
 
+    @property
+    def is_rival(self) -> bool:
+        """A probe to everybody: a station is about to claim the address, or others may believe so (RFC 5227, 2.1.1).
+
+        A probe to one station is a question to that one, as a switch asks that keeps a list of what is connected to it.
+        """
+        return self.is_probe and self.destination == BROADCAST
+
 
 def encode(packet: ArpPacket) -> bytes:
     """The frame of a packet, 42 bytes; the driver of a real NIC pads it."""
@@ -129,7 +137,10 @@ def announcement(mac: bytes, address: int, since: int = 0) -> bytes:
 
 
 def request(mac: bytes, sender: int, address: int) -> bytes:
-    """An ordinary request for the address, from a station that has one (RFC 826); nobody's conflict."""
+    """An ordinary request for the address, from a station that has one (RFC 826); nobody's conflict.
+
+    Without a sender (0), as where an interface has no address, it is a probe.
+    """
     return encode(ArpPacket(REQUEST, mac, sender, NO_MAC, address, mac, BROADCAST))
 
 

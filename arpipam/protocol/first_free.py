@@ -29,7 +29,9 @@ WINDOW = 32
 """Candidates of the first survey; each further one is twice as large, ..."""
 LARGEST_WINDOW = 1024
 """... up to this."""
-_RIVAL_MEMORY = 0.15
+_RIVAL_MEMORY = 0.35
+"""Seconds for which an address is left to a station that probes for it: between its first probe and its last ones a
+search like ours is quiet for a quarter of a second."""
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
 
@@ -115,7 +117,7 @@ class FirstFree(Search):
         super().receive(packet, now)
         if (
             packet.target_ip in self._offered
-            and packet.is_probe
+            and packet.is_rival
             and packet.sender_mac != self.mac
             and packet.sender_mac not in self.parameters.local_macs
         ):
@@ -217,7 +219,8 @@ class FirstFree(Search):
         if outcome.verdict is Verdict.IN_USE:
             # The survey missed it, so it may have missed more.
             self.survey.note(address, Answer(outcome.mac or b"", None))
-            self.survey.repeat(now)
+            if self.parameters.own_address:
+                self.survey.repeat(now)
             self._survey([], now)
         else:
             self.contentions += 1

@@ -2,7 +2,8 @@
 
 A protocol object without IO, driven like a search (see search.py), but it never ends. A station is asked once in a
 beat, at the MAC that it was heard under last (RFC 1122, 2.3.2.1, the unicast poll), by broadcast while it is silent;
-any ARP packet from it counts as life.
+any ARP packet from it counts as life. Where the interface has no address the questions are probes: who has answered one
+is left alone for a while, since some take the next one for a conflict.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from arpipam.protocol import arp
 from arpipam.protocol.outbox import Outbox
+from arpipam.protocol.witnesses import SELDOM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,11 +36,13 @@ class _Peer:
         self.heard = now
         self.missed = 0  # in doubt it is there: a search asks for itself
         self.asked: float | None = None
+        self.told = float("-inf")
+        """When it answered a question of ours last."""
         self.answered: deque[bool] = deque(maxlen=_REMEMBERED)
 
 
 class Heartbeat:
-    """The stations `witnesses`, asked from `mac` and `own_address` (0: by probes).
+    """The stations `witnesses`, asked from `mac` and `own_address` (0: by probes, seldom).
 
     `on_change(silent)` is called on the driver's thread with all that are silent, whenever that has changed.
     """
@@ -90,7 +94,7 @@ class Heartbeat:
         if peer is None:
             return
         if packet.operation == arp.REPLY and packet.target_mac == self._mac and peer.asked is not None:
-            sample, peer.asked = now - peer.asked, None
+            sample, peer.asked, peer.told = now - peer.asked, None, now
             self.round_trip = (
                 sample if self.round_trip is None else self.round_trip * (1 - _SMOOTHING) + sample * (_SMOOTHING)
             )
@@ -115,6 +119,8 @@ class Heartbeat:
             peer.asked = None
         self._look()
         for address, peer in self._peers.items():
+            if not self._own_address and now - peer.told < SELDOM:
+                continue
             self._outbox.put(self._question(address, peer), partial(self._asked, peer))
 
     def _question(self, address: int, peer: _Peer) -> bytes:

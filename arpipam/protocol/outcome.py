@@ -29,6 +29,7 @@ class Outcome(NamedTuple):
     round_trip: float | None = None
     """Seconds."""
     probes: int = 0
+    """How often it was asked for in vain, by requests and probes."""
     miss_probability: float | None = None
-    """The bound on the chance that it is used all the same; None where no witness stood beside the probes."""
+    """The bound on the chance that it is used all the same; None where no witness says."""
     reason: str = ""

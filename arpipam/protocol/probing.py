@@ -1,4 +1,4 @@
-"""RFC 5227 probes for one or more addresses, beside probes to the witnesses in the same rounds.
+"""RFC 5227 for one or more addresses, beside requests to the witnesses in the same rounds.
 
 A verdict is only as good as the link was while the address was probed; `doubt` says what is wrong with it.
 """
@@ -46,7 +46,7 @@ class Probing:
         self._parameters = parameters
         self._rng = rng
         self._controls = Outbox()
-        """Probes to the witnesses and the canary."""
+        """Requests to the witnesses and the canaries."""
         self._dropped = 0
         # A fixed timing takes as long as it takes; the budget is for what the link asks beyond that.
         self._began = now
@@ -56,9 +56,16 @@ class Probing:
     def _start(self, addresses: Iterable[int], now: float) -> None:
         self._witnesses.reset(now)
         self.rounds = 0
+        known = self._parameters
         self.acds = {
             address: Acd(
-                address, self._mac, self._witnesses, rng=self._rng, now=now, local_macs=self._parameters.local_macs
+                address,
+                self._mac,
+                self._witnesses,
+                rng=self._rng,
+                now=now,
+                local_macs=known.local_macs,
+                request=known.request(address) if known.own_address else None,
             )
             for address in addresses
         }
@@ -78,13 +85,13 @@ class Probing:
 
     def outboxes(self) -> Iterator[Outbox]:
         """The frames that wait to leave."""
+        yield self._controls
         for acd in self.acds.values():
             yield acd.outbox
-        yield self._controls
 
     def receive(self, packet: ArpPacket, now: float) -> None:
         """Take in a packet from the link. What was judged free is watched on until it is claimed."""
-        if packet.operation == arp.REPLY and packet.target_mac == self._mac:
+        if packet.operation == arp.REPLY and packet.target_mac == self._parameters.own_mac:
             self._witnesses.heard(packet.sender_ip, now)
         acd = self.acds.get(packet.sender_ip) or self.acds.get(packet.target_ip)
         if acd is not None:
@@ -104,13 +111,13 @@ class Probing:
         """Send what is due and judge what has ended. Whatever arrived before `now` must have been received before."""
         for acd in self.acds.values():
             acd.advance(now)
-            if acd.outbox and acd.probes >= self.rounds:
+            if acd.outbox and acd.rounds >= self.rounds:
                 self._round(now)
             self._judge(acd, now)
         if now >= self._give_up:
             for address, acd in self.acds.items():
                 if address not in self.outcomes:
-                    self.outcomes[address] = self._unknown(acd, self.doubt() or self._too_weak(acd.probes, now), now)
+                    self.outcomes[address] = self._unknown(acd, self.doubt() or self._too_weak(acd.rounds, now), now)
 
     def doubt(self) -> str:
         """Why silence on this link means nothing at the moment; empty where it means something."""
@@ -128,12 +135,9 @@ class Probing:
 
     def _round(self, now: float) -> None:
         self.rounds += 1
-        witnesses = self._witnesses
-        shared = witnesses.begin_round(now)
-        for witness in witnesses.all() if shared else witnesses.strangers():
-            self._controls.put(arp.probe(self._mac, witness), partial(witnesses.sent, witness, shared=shared))
-        if shared and self._canary.address is not None:
-            self._controls.put(arp.probe(self._mac, self._canary.address))
+        for address in (*self._witnesses.all(), *self._canary.addresses()):
+            if self._witnesses.is_due(address, now):
+                self._controls.put(self._parameters.request(address), partial(self._witnesses.sent, address))
 
     def _judge(self, acd: Acd, now: float) -> None:
         for event in acd.events():
@@ -143,9 +147,9 @@ class Probing:
                 case Used(mac) if mac == self._canary.mac:
                     outcome = self._unknown(acd, self._canary.doubt(), now)
                 case Used(mac, round_trip):
-                    outcome = Outcome(Verdict.IN_USE, mac, round_trip, acd.probes)
+                    outcome = Outcome(Verdict.IN_USE, mac, round_trip, acd.rounds)
                 case Contended(mac):
-                    outcome = Outcome(Verdict.CONTENDED, mac, None, acd.probes)
+                    outcome = Outcome(Verdict.CONTENDED, mac, None, acd.rounds)
                 case _:
                     continue
             self.outcomes[acd.address] = outcome
@@ -153,23 +157,23 @@ class Probing:
     def _free(self, acd: Acd, now: float) -> Outcome:
         if doubt := self.doubt():
             return self._unknown(acd, doubt, now)
-        return Outcome(Verdict.FREE, probes=acd.probes, miss_probability=self._witnesses.miss(acd.probes, now))
+        return Outcome(Verdict.FREE, probes=acd.rounds, miss_probability=self._witnesses.miss(acd.rounds, now))
 
     def _unknown(self, acd: Acd, reason: str, now: float) -> Outcome:
         return Outcome(
-            Verdict.UNKNOWN, probes=acd.probes, miss_probability=self._witnesses.miss(acd.probes, now), reason=reason
+            Verdict.UNKNOWN, probes=acd.rounds, miss_probability=self._witnesses.miss(acd.rounds, now), reason=reason
         )
 
-    def _too_weak(self, probes: int, now: float) -> str:
+    def _too_weak(self, rounds: int, now: float) -> str:
         budget = f"the budget of {self._parameters.budget:g} s"
         if self._dropped:
             return (
                 f"the kernel dropped {self._dropped} frames that we could not read in time (a flood on the link?); "
                 "find its source, or try again"
             )
-        miss = self._witnesses.miss(probes, now)
+        miss = self._witnesses.miss(rounds, now)
         return (
-            f"{self._witnesses.loss():.0%} of the witness probes were lost: after {probes} probes a used address "
-            f"would still look free with a chance of {1.0 if miss is None else miss:.1g}, and {budget} is over; "
-            "fix the link, or allow a higher miss probability"
+            f"{self._witnesses.loss():.0%} of the requests to witnesses were lost: after {rounds} rounds a used "
+            f"address would still look free with a chance of {1.0 if miss is None else miss:.1g}, and {budget} is "
+            "over; fix the link, or allow a higher miss probability"
         )

@@ -14,6 +14,7 @@ from arpipam.protocol.outbox import Outbox
 from arpipam.protocol.survey import Survey
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Iterable, Iterator
 
     from arpipam.protocol.arp import ArpPacket
@@ -33,17 +34,22 @@ class Scan:
         parameters: Parameters,
         *,
         now: float,
+        rng: random.Random | None = None,
         on_station: Callable[[int, Answer], None] | None = None,
     ) -> None:
         self.done = False
-        self.survey = Survey(parameters.own_mac, parameters.own_address, rounds=MOST_ROUNDS, on_answer=self._heard)
+        # Where the interface has no address its requests are probes, and no station shall get two of them.
+        self._least, most = (LEAST_ROUNDS, MOST_ROUNDS) if parameters.own_address else (1, 1)
+        self.survey = Survey(parameters.own_mac, parameters.own_address, rounds=most, on_answer=self._heard)
         self.rounds = 1
         self.dropped = 0
-        self._canary = Canary(parameters.canary)
-        self._witnesses, self._names = parameters.witnesses, parameters.names
+        self._canary = Canary(
+            parameters.canary, parameters.last, rng=rng, taken=lambda address: address in self.survey.answers
+        )
+        self._parameters = parameters
         self._outbox = Outbox()
-        if parameters.canary is not None and parameters.own_address:
-            self._outbox.put(arp.request(parameters.own_mac, parameters.own_address, parameters.canary))
+        if parameters.own_address:
+            self._ask_canaries()
         self._known = 0
         self._timing = parameters.timing
         self._slowest = 0.0
@@ -56,7 +62,7 @@ class Scan:
         if self.done or self.survey:
             return None
         timing = self._timing
-        if self.rounds < LEAST_ROUNDS and self.survey.silent:
+        if self.rounds < self._least and self.survey.silent:
             return self.survey.last_sent + timing.probe_min
         return self.survey.last_sent + max(timing.announce_wait, min(2 * self._slowest, timing.probe_max))
 
@@ -71,8 +77,13 @@ class Scan:
 
     def receive(self, packet: ArpPacket, now: float) -> None:
         """Take in a packet from the link."""
-        self._canary.receive(packet)
         self.survey.receive(packet, now)
+        if self._canary.receive(packet):
+            self._ask_canaries()
+
+    def _ask_canaries(self) -> None:
+        for address in self._canary.addresses():
+            self._outbox.put(self._parameters.request(address))
 
     def _heard(self, address: int, answer: Answer) -> None:
         if answer.round_trip is not None and answer.round_trip > self._slowest:
@@ -82,8 +93,8 @@ class Scan:
 
     def doubt(self) -> str:
         """Why the list of stations means nothing; empty where it does."""
-        if silent := [witness for witness in self._witnesses if witness in self.survey.silent]:
-            who = arp.address_texts(silent, self._names)
+        if silent := [witness for witness in self._parameters.witnesses if witness in self.survey.silent]:
+            who = arp.address_texts(silent, self._parameters.names)
             return f"no answer from witness {who}: what is behind it is missing here; bring it back"
         return self._canary.doubt()
 
@@ -97,7 +108,7 @@ class Scan:
             return
         news = len(self.survey.answers) - self._known
         self._known += news
-        if (self.rounds >= LEAST_ROUNDS and not news) or self.rounds == MOST_ROUNDS or not self.survey.silent:
+        if (self.rounds >= self._least and not news) or self.rounds == MOST_ROUNDS or not self.survey.silent:
             self.done = True
         else:
             self.rounds += 1

@@ -1,4 +1,4 @@
-"""What every search does: a survey, the witnesses and the canary in it, then RFC 5227 probes for what is chosen.
+"""What every search does: a survey, the witnesses and the canary in it, then RFC 5227 for what is chosen.
 
 A protocol object without IO: it is given packets (`receive`) and the time (`advance`), has frames to send (`outboxes`),
 says when it wants to be called (`deadline`), and is `done` at the end. Its driver hands over everything that arrived
@@ -18,8 +18,8 @@ from arpipam.protocol.interest import Interest
 from arpipam.protocol.outbox import Outbox
 from arpipam.protocol.outcome import NO_WITNESS
 from arpipam.protocol.probing import Probing
-from arpipam.protocol.survey import Answer, RecentRequests, Survey
-from arpipam.protocol.witnesses import LinkWitnesses, SearchWitnesses
+from arpipam.protocol.survey import FRESH, Answer, RecentRequests, Survey
+from arpipam.protocol.witnesses import SELDOM, LinkWitnesses, SearchWitnesses
 
 if TYPE_CHECKING:
     import random
@@ -41,11 +41,13 @@ _LONGEST_LISTENING = 0.1
 
 
 class LinkMemory:
-    """What the searches on one link share while they run: the probes to the witnesses, and what their surveys asked."""
+    """What the searches on one link share: the requests to the witnesses, and what their surveys asked."""
 
     def __init__(self, parameters: Parameters) -> None:
         self.longest_probing = parameters.longest_probing
-        self.witnesses = LinkWitnesses(self.longest_probing)
+        confirming = parameters.confirm.longest if parameters.confirm else 0.0
+        seldom = 0.0 if parameters.own_address else SELDOM
+        self.witnesses = LinkWitnesses(max(self.longest_probing, parameters.budget + confirming, seldom))
         self.requests = RecentRequests()
 
 
@@ -73,22 +75,23 @@ class Search:
         self.error: ArpipamError | None = None
         """Why there is no outcome, once `done`."""
         self.started = now
-        self.canary = Canary(parameters.canary)
+        self.canary = Canary(parameters.canary, parameters.last, rng=rng, taken=self._is_taken)
         memory = LinkMemory(parameters) if memory is None else memory
         self.witnesses = SearchWitnesses(
             parameters.timing,
             bound=parameters.miss_probability,
             required=parameters.witnesses,
             alone=parameters.alone,
-            mac=mac,
+            seldom=not parameters.own_address,
             link=memory.witnesses,
         )
         self.probing: Probing | None = None
         self._rng = rng
         self._possible_witnesses = islice(possible_witnesses, WITNESS_HUNT)
-        # Where the interface has no address its requests are probes, which contend with those of other hosts: ask once.
+        # Where the interface has no address its requests are probes, and no station shall get two of them: ask once.
         rounds = SURVEY_ROUNDS if parameters.own_address else 1
         memory.witnesses.join(now)
+        self.witnesses.reset(now - FRESH)
         self.survey = Survey(
             parameters.own_mac, parameters.own_address, rounds=rounds, on_answer=self._answered, recent=memory.requests
         )
@@ -96,11 +99,10 @@ class Search:
         self._span: tuple[int, int] | None = None
         """From the first to the last of the addresses that may be chosen; in between may be addresses that may not."""
         self._interest = Interest()
-        self._interest_of: tuple[Probing | None, tuple[int, int] | None] | None = None
+        self._interest_of: tuple[object, ...] | None = None
         self._pause_until: float | None = None
         self._listening_since = now
         self.survey.add((n for n in parameters.neighbours if n not in parameters.witnesses), now)
-        self._ask_witnesses()
 
     @property
     def deadline(self) -> float | None:
@@ -118,12 +120,12 @@ class Search:
     @property
     def interest(self) -> Interest | None:
         """Which packets it has a use for."""
-        if self._interest_of != (self.probing, self._span):  # asked at every turn, and seldom another
+        canaries = self.canary.addresses()
+        if self._interest_of != (self.probing, self._span, canaries):  # asked at every turn, and seldom another
             tried = () if self.probing is None else self.probing.acds
             ours = frozenset((self.mac, self.parameters.own_mac))
-            canary = frozenset(() if self.canary.address is None else (self.canary.address,))
-            self._interest = Interest(frozenset(tried), ours, self._span, canary)
-            self._interest_of = self.probing, self._span
+            self._interest = Interest(frozenset(tried), ours, self._span, frozenset(canaries))
+            self._interest_of = self.probing, self._span, canaries
         return self._interest
 
     def outboxes(self) -> Iterator[Outbox | Survey]:
@@ -138,11 +140,12 @@ class Search:
         if packet.sender_mac == self.mac:
             return
         if packet.sender_ip != arp.UNSPECIFIED:  # a probe shows no station; when many search, most packets are probes
-            self.canary.receive(packet)
             self.survey.receive(packet, now)
+            if self.canary.receive(packet):
+                self._ask(self.canary.addresses(), now)
         if self.probing is not None:
             self.probing.receive(packet, now)
-        elif packet.operation == arp.REPLY and packet.target_mac == self.mac:
+        elif packet.operation == arp.REPLY and packet.target_mac == self.parameters.own_mac:
             self.witnesses.heard(packet.sender_ip, now)
 
     def overflow(self, dropped: int, now: float) -> None:
@@ -189,7 +192,7 @@ class Search:
     def _survey(self, addresses: Iterable[int], now: float) -> None:
         """Ask for these too, and listen before the next choice."""
         self.survey.add(addresses, now)
-        self._ask_witnesses()
+        self._ask((*self.witnesses.required, *self.canary.addresses()), now)
         self._listening_since = now
 
     def _hunt(self, now: float) -> bool:
@@ -198,18 +201,21 @@ class Search:
         self._survey((address for address in window if address not in self.parameters.local_addresses), now)
         return bool(window)
 
-    def _ask_witnesses(self) -> None:
-        """Witnesses are probed as the candidates will be; the canary is asked in both ways."""
-        for witness in self.witnesses.required:
-            self._outbox.put(arp.probe(self.mac, witness), partial(self._witness_asked, witness))
-        if self.canary.address is not None:
-            self._outbox.put(arp.probe(self.mac, self.canary.address))
-            if self.parameters.own_address:
-                self._outbox.put(arp.request(self.parameters.own_mac, self.parameters.own_address, self.canary.address))
+    def _ask(self, addresses: Iterable[int], now: float) -> None:
+        """Ask for witnesses or canaries, but for those that were asked for just now."""
+        for address in addresses:
+            if self.witnesses.is_due(address, now):
+                self._outbox.put(self.parameters.request(address), partial(self._has_asked, address))
 
-    def _witness_asked(self, witness: int, now: float) -> None:
-        self.witnesses.sent(witness, now)
+    def _has_asked(self, address: int, now: float) -> None:
+        self.witnesses.sent(address, now)
         self._listening_since = now
+
+    def _is_taken(self, address: int) -> bool:
+        """Whether an address is used, as far as is known, or may be tried at this moment."""
+        tried = self.probing is not None and address in self.probing.acds
+        known = address in self.witnesses.all() or address in self.parameters.local_addresses
+        return tried or known or address in self.survey.answers
 
     def _listen(self) -> float:
         """How long to listen after the survey's last request, seconds: a silent witness is waited for a while."""

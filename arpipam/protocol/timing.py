@@ -14,6 +14,8 @@ MISS_PROBABILITY = 1e-6
 """Default bound on the chance of calling a used address free."""
 BUDGET = 3.0
 """Default limit on the probing of one address; when it is over, the verdict is UNKNOWN."""
+PROBE_NUM = 3
+"""Probes for an address, whatever the profile (RFC 5227, 1.1)."""
 RATE = 5_000
 """Default pace of all our frames on a link, per second: 2.6 Mbit/s of minimum-size frames on the wire."""
 
@@ -26,7 +28,8 @@ class Timing:
     probe_wait: float
     """Longest random delay before the first probe."""
     probe_num: int | None
-    """Number of probes; None: as many as the miss probability asks for."""
+    """Number of rounds, each with a probe; None: as many rounds as the miss probability asks for, of which PROBE_NUM
+    carry a probe."""
     probe_min: float
     """Shortest and ..."""
     probe_max: float
@@ -49,12 +52,12 @@ class Timing:
         return self.probe_wait + self.probe_num * self.probe_max + self.announce_wait
 
 
-RFC5227 = Timing("rfc5227", probe_wait=1.0, probe_num=3, probe_min=1.0, probe_max=2.0, announce_wait=2.0)
+RFC5227 = Timing("rfc5227", probe_wait=1.0, probe_num=PROBE_NUM, probe_min=1.0, probe_max=2.0, announce_wait=2.0)
 
 LAN = Timing(
     "lan",
     probe_wait=0.02,
-    probe_num=3,
+    probe_num=PROBE_NUM,
     probe_min=0.08,
     probe_max=0.1,
     announce_wait=0.1,

@@ -1,18 +1,24 @@
 """What the witnesses show of the link: how long its round trip is, how much it loses, what silence is worth.
 
-A witness is probed in the same rounds as the candidate. After `s` answered and `f` unanswered witness probes, and with
-a flat prior over the link's loss, the chance that `n` probes to a station that is there all go unanswered is
+A witness is asked in the same rounds as the candidate, by an ordinary request from the interface's own address, which
+is no conflict for anybody. After `s` answered and `f` unanswered requests to witnesses, and with a flat prior over the
+link's loss, the chance that `n` requests to a station that is there all go unanswered is
 
     B(f + n + 1, s + 1) / B(f + 1, s + 1)          (B: Euler's beta function)
 
-This assumes that the way to the candidate is as good as that to the witnesses. Witnesses are counted together; but one
-that *must* answer and has left probes unanswered is also judged on its own count, and the worst figure holds: a lossy
-tunnel is not hidden behind ten good neighbours.
+This assumes that the way to the candidate is as good as that to the witnesses, and that a station which answers
+requests would answer them for the candidate too. Probes are not counted, although the candidate gets those as well: a
+station may answer either. Witnesses are counted together; but one that *must* answer and has left requests unanswered
+is also judged on its own count, and the worst figure holds: a lossy tunnel is not hidden behind ten good neighbours.
 
-`LinkWitnesses` holds the probes, once for each link. Searches that run at the same moment share it: a round of witness
-probes that one of them sends stands beside the candidates of all, so the cost does not grow with the number of
+`LinkWitnesses` holds the requests, once for each link. All searches of a link ask from the same MAC, so they share
+them: a round that one of them sends stands beside the candidates of all, and the cost does not grow with the number of
 searches. `SearchWitnesses` is what one search makes of them. Each search counts for itself what was sent and answered
-since its own probing began, so the chance that it states is as honest as if it were alone on the link.
+since its own probing began, so the chance that it states is as honest as if it were alone on the link. Where another
+process of this host searches on the same link at that moment, an answer to its request may be taken for one to ours
+that was lost; the answers of the kernel's own questions are too few to matter.
+
+Where the interface has no address there are no ordinary requests: witnesses are probed, seldom, and no bound is stated.
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ from dataclasses import dataclass
 from math import exp, lgamma
 from typing import TYPE_CHECKING
 
-from arpipam.protocol import arp
+from arpipam.protocol.timing import PROBE_NUM
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -33,9 +39,12 @@ MOST_WITNESSES = 4
 """Stations found on the way that are asked along as witnesses; more cost frames and hardly save rounds."""
 LEAST_ROUNDS = 4
 """However many witnesses answer, this many rounds: a burst of loss may last longer than two of them."""
+SELDOM = 30.0
+"""Seconds for which a station that has answered a probe is not probed again: two within ten seconds are a conflict to
+some DHCP clients, which then delete their address."""
 _NEVER = float("-inf")
-_LATELY = 1.0
-"""Seconds."""
+_LATELY = 3.0
+"""Seconds; longer than any search pauses between two rounds."""
 _SMOOTHING, _SHORTENING = 0.125, 0.5
 
 
@@ -49,32 +58,35 @@ def miss_probability(probes: int, answered: int, unanswered: int) -> float:
 
 
 @dataclass(slots=True)
-class WitnessProbe:
-    """A probe to a witness that has left."""
+class Question:
+    """A request to a witness that has left."""
 
     at: float
-    mac: bytes
-    """Its sender."""
-    shared: bool
-    """It is part of a round for all searches; else it counts only for its sender."""
     answered: bool = False
 
 
 class LinkWitnesses:
-    """The witness probes of one link in the last `memory` seconds, which is at least as long as a probing may take."""
+    """The requests to witnesses of one link in the last `memory` seconds, at least as long as a probing may take."""
 
     def __init__(self, memory: float = float("inf")) -> None:
         self.round_trip: float | None = None
-        """Smoothed, seconds; from the youngest probe or request to the answer."""
+        """Smoothed, seconds; from the youngest request to the answer."""
+        self.slowest: dict[int, float] = {}
+        """The time from the very first request to the very first answer of each: never shorter than its round trip."""
         self._memory = memory
-        self._probes: defaultdict[int, deque[WitnessProbe]] = defaultdict(deque)
-        self._last_round = _NEVER
+        self._questions: defaultdict[int, deque[Question]] = defaultdict(deque)
+        self._first: dict[int, float] = {}
+        self._asked: dict[int, float] = {}
+        """When each address was asked for last, or a request was put on its way."""
         self._last_sent = _NEVER
+        self._swept = _NEVER
 
     def join(self, now: float) -> None:
         """A search begins. Where no other one is under way, it finds out for itself how long the round trip is."""
         if now - self._last_sent > _LATELY:
             self.round_trip = None
+            self.slowest.clear()
+            self._first.clear()
 
     def measure(self, sample: float) -> None:
         """Take a round trip into account (smoothed as in RFC 6298, section 2, but shortened faster than lengthened).
@@ -87,58 +99,58 @@ class LinkWitnesses:
             weight = _SMOOTHING if sample > self.round_trip else _SHORTENING
             self.round_trip += weight * (sample - self.round_trip)
 
-    def begin_round(self, now: float, gap: float) -> bool:
-        """Whether a round is due, which the caller then sends; two in half a gap would meet the same burst of loss."""
-        if now - self._last_round < gap / 2:
+    def is_due(self, address: int, now: float, pause: float) -> bool:
+        """Whether the address was not asked for in the last `pause` seconds; if so, the caller asks now."""
+        if now - self._asked.get(address, _NEVER) < pause:
             return False
-        self._last_round = now
-        self._forget(now - self._memory)
+        self._asked[address] = now
         return True
 
-    def sent(self, witness: int, probe: WitnessProbe) -> None:
-        """A probe has left."""
-        self._last_sent = probe.at
-        self._probes[witness].append(probe)
+    def sent(self, witness: int, now: float) -> None:
+        """A request has left."""
+        if now - self._swept > self._memory:
+            self._forget(now - self._memory)
+            self._swept = now
+        self._last_sent = now
+        self._questions[witness].append(Question(now))
+        self._first.setdefault(witness, now)
 
-    def heard(self, witness: int, mac: bytes, now: float, patience: float) -> float | None:
-        """An answer to this MAC: the age of its youngest probe, None where none of the last `patience` seconds waits.
+    def heard(self, witness: int, now: float, patience: float) -> float | None:
+        """An answer: the age of the youngest request, None where none of the last `patience` seconds waits for one.
 
-        An answer does not say which probe it is for, but it goes to the MAC that asked: the answer to the probe of one
-        search is never taken for the answer to another's. Once a probe is answered, no answer to an older one counts:
-        it may be the same answer once more.
+        An answer does not say which request it is for. Once a request is answered, no answer to an older one counts: it
+        may be the same answer once more.
         """
-        for probe in reversed(self._probes.get(witness, ())):
-            if now - probe.at > patience:
-                break
-            if probe.mac == mac:
-                if probe.answered:
-                    break
-                probe.answered = True
-                return now - probe.at
-        return None
+        questions = self._questions.get(witness)
+        if not questions or (youngest := questions[-1]).answered or now - youngest.at > patience:
+            return None
+        youngest.answered = True
+        self.slowest.setdefault(witness, now - self._first.get(witness, youngest.at))
+        return now - youngest.at
 
-    def since(self, witness: int, start: float, mac: bytes) -> Iterator[WitnessProbe]:
-        """What counts for the search of this MAC: rounds and its own probes from `start` on, the latest first."""
-        for probe in reversed(self._probes.get(witness, ())):
-            if probe.at < start:
+    def since(self, witness: int, start: float) -> Iterator[Question]:
+        """The requests to a witness from `start` on, the latest first."""
+        for question in reversed(self._questions.get(witness, ())):
+            if question.at < start:
                 return
-            if probe.shared or probe.mac == mac:
-                yield probe
+            yield question
 
     def _forget(self, before: float) -> None:
-        for witness, probes in list(self._probes.items()):
-            while probes and probes[0].at < before:
-                probes.popleft()
-            if not probes:
-                del self._probes[witness]
+        for witness, questions in list(self._questions.items()):
+            while questions and questions[0].at < before:
+                questions.popleft()
+            if not questions:
+                del self._questions[witness]
+        for address in [address for address, at in self._asked.items() if at < before]:
+            del self._asked[address]
 
 
 class SearchWitnesses:
-    """The witnesses of one search, and what follows from them for the pace and the number of probes.
+    """The witnesses of one search, and what follows from them for the pace and the number of rounds.
 
-    An answer does not say which probe it is for (compare Karn and Partridge, 1987). Two figures enclose the round trip:
-    the age of the youngest probe, which sets the pace, and the time from the very first probe to the very first answer,
-    which is never too short and so says how long to listen.
+    An answer does not say which request it is for (compare Karn and Partridge, 1987). Two figures enclose the round
+    trip: the age of the youngest request, which sets the pace, and the time from the very first request to the very
+    first answer, which is never too short and so says how long to listen.
     """
 
     def __init__(
@@ -148,7 +160,7 @@ class SearchWitnesses:
         bound: float,
         required: Iterable[int] = (),
         alone: bool = False,
-        mac: bytes = arp.NO_MAC,
+        seldom: bool = False,
         link: LinkWitnesses | None = None,
     ) -> None:
         self.timing = timing
@@ -158,15 +170,11 @@ class SearchWitnesses:
         self.found: list[int] = []
         """Stations that have answered something, and are asked along."""
         self._alone = alone
-        self._mac = mac
+        self._seldom = seldom
+        """They can only be probed: who has answered is left alone, and the answer stands, for SELDOM seconds."""
         self._link = LinkWitnesses() if link is None else link
         self._started = _NEVER
-        """From when on probes count."""
-        self._first: dict[int, float] = {}
-        """When each was probed first."""
-        self._slowest: dict[int, float] = {}
-        """Upper bound of each one's round trip, seconds."""
-        self._round_at = _NEVER
+        """From when on requests count."""
 
     @property
     def alone(self) -> bool:
@@ -180,58 +188,53 @@ class SearchWitnesses:
 
     def under(self, timing: Timing) -> SearchWitnesses:
         """The same witnesses under another timing, with a count of their own."""
-        other = SearchWitnesses(timing, bound=self.bound, required=self.required, alone=self._alone, mac=self._mac)
+        other = SearchWitnesses(
+            timing, bound=self.bound, required=self.required, alone=self._alone, seldom=self._seldom, link=self._link
+        )
         for address in self.found:
             other.add(address)
-        if self.round_trip is not None:
-            other.measure(self.round_trip)
         return other
 
     def all(self) -> Collection[int]:
-        """Every witness, to be probed in each round."""
+        """Every witness, to be asked in each round."""
         return [*self.required, *self.found]
 
     def reset(self, now: float) -> None:
-        """Start the count for a new candidate: witnesses are probed beside it, not before it."""
-        self._started = now
+        """Start the count for a new candidate: witnesses are asked beside it, not before it."""
+        self._started = now - SELDOM if self._seldom else now
 
-    def begin_round(self, now: float) -> bool:
-        """Whether a round is due, which is then ours to send; else that of another search stands beside our probe."""
-        self._round_at = now
-        return self._link.begin_round(now, self.gap())
+    def is_due(self, address: int, now: float) -> bool:
+        """Whether this witness, or canary, is to be asked now; if so, the caller asks.
 
-    def strangers(self) -> Collection[int]:
-        """Those that have yet to answer us: all that are required, or else one of those found; until then, we ask them.
-
-        No answer to another MAC stands for that: a switch may let others pass and refuse this one.
+        If not, the request that another search has just sent stands beside our candidate: two in half a gap would meet
+        the same burst of loss.
         """
-        if self.required:
-            return self.silent()
-        return [] if self.answered() else list(self.found)
+        pause = self.gap() / 2
+        if self._seldom:
+            if self.answers(address):
+                return False
+            if address not in self.all():
+                pause = SELDOM
+        return self._link.is_due(address, now, pause)
 
     def add(self, address: int) -> None:
         """A station that has answered is a witness from now on."""
         if address not in self.required and address not in self.found and len(self.found) < MOST_WITNESSES:
             self.found.append(address)
 
-    def sent(self, address: int, now: float, *, shared: bool = False) -> None:
-        """A probe of ours to a witness has left, in a round that all searches share, or for this one only."""
-        self._link.sent(address, WitnessProbe(now, self._mac, shared))
-        self._first.setdefault(address, now)
+    def sent(self, address: int, now: float) -> None:
+        """A request to a witness has left."""
+        self._link.sent(address, now)
 
     def heard(self, address: int, now: float) -> None:
-        """A station answered us; it counts if it is a witness, and only as the answer to a probe of ours."""
+        """A station answered this host; it counts if it is a witness, and only as the answer to a request of ours."""
         if address not in self.required and address not in self.found:
             return
-        # The first answer may take any time; later ones as long as the candidate may take.
-        patience = self.settle() if address in self._slowest else float("inf")
-        age = self._link.heard(address, self._mac, now, patience)
-        if age is None:
-            return
-        if address in self._first:
-            self._slowest.setdefault(address, now - self._first[address])
-        # The youngest probe of ours may have been the candidate's, in a round that another search sent.
-        self.measure(min(age, now - self._round_at))
+        # The first answer may take long; later ones as long as the candidate may take.
+        patience = self.settle() if address in self._link.slowest else _LATELY
+        age = self._link.heard(address, now, patience)
+        if age is not None:
+            self.measure(age)
 
     def measure(self, sample: float) -> None:
         """Take a round trip into account, seconds."""
@@ -251,61 +254,75 @@ class SearchWitnesses:
         """Seconds to listen after the last probe: the slowest witness and a quarter, at least the floor."""
         return max(self.timing.announce_wait, 1.25 * self._longest_round_trip())
 
-    def miss(self, probes: int, now: float) -> float | None:
-        """The chance that a used address stayed silent to `probes` probes; None where no witness can say."""
+    def miss(self, rounds: int, now: float, *, hoped: int = 0) -> float | None:
+        """The chance that a used address stayed silent in so many rounds; None where no witness can say.
+
+        `hoped`: as it would be if so many requests more were sent and answered.
+        """
         # Pessimistic where the round trip is longer than that; by the end of the listening all are answered or overdue.
         patience = 0.75 * self.gap()
         counts = [self.counts(witness, now, patience) for witness in self.all()]
         answered, unanswered = sum(s for s, _ in counts), sum(f for _, f in counts)
-        if self.alone or not answered:
+        if self.alone or self._seldom or not answered:
             return None
-        lossy = [(s, f) for s, f in counts[: len(self.required)] if f > 0]
-        return max(miss_probability(probes, s, f) for s, f in [(answered, unanswered), *lossy])
+        lossy = [(s + hoped, f) for s, f in counts[: len(self.required)] if f > 0]
+        every = answered + hoped * len(counts), unanswered
+        return max(miss_probability(rounds, s, f) for s, f in [every, *lossy])
 
-    def enough(self, probes: int, now: float) -> bool:
-        """Whether this many silent probes are enough for the timing."""
+    def enough(self, rounds: int, now: float, *, hoped: int = 0) -> bool:
+        """Whether so many silent rounds are enough for the timing; `hoped`: see `miss`."""
         if self.timing.probe_num is not None:
-            return probes >= self.timing.probe_num
+            return rounds >= self.timing.probe_num
         if self.alone:
-            return probes >= LEAST_ROUNDS
-        if probes < LEAST_ROUNDS or self.strangers():
+            return rounds >= LEAST_ROUNDS
+        if rounds < LEAST_ROUNDS or self.silent():
             return False
-        miss = self.miss(probes, now)
+        miss = self.miss(rounds, now, hoped=hoped)
         return miss is not None and miss <= self.bound
 
+    def probe_is_due(self, rounds: int, probes: int, now: float) -> bool:
+        """Whether the next round carries a probe, after so many rounds of which so many did.
+
+        The first does, so that rivals hear of us at once, and then the last two: a station whose first answers were
+        lost gets a second probe only if it has been silent to nearly all requests.
+        """
+        if self.timing.probe_num is not None or probes == 0:
+            return True
+        return probes < PROBE_NUM and self.enough(rounds + PROBE_NUM - 1, now, hoped=PROBE_NUM - 1)
+
     def silent(self) -> list[int]:
-        """The required witnesses that have not answered us since the count began."""
+        """The required witnesses that have not answered since the count began."""
         return [address for address in self.required if not self.answers(address)]
 
     def loss(self) -> float:
-        """The share of witness probes that stayed unanswered since the count began."""
+        """The share of requests to witnesses that stayed unanswered since the count began."""
         counts = [self.counts(witness, float("inf"), 0) for witness in self.all()]
         answered, unanswered = sum(s for s, _ in counts), sum(f for _, f in counts)
         return unanswered / (answered + unanswered) if unanswered else 0.0
 
     def answered(self) -> bool:
-        """Whether any witness answered us since the count began."""
+        """Whether any witness answered since the count began."""
         return any(self.answers(witness) for witness in self.all())
 
     def answers(self, witness: int) -> int:
-        """The answers of one witness to us since the count began."""
-        return sum(probe.answered for probe in self._probes(witness) if probe.mac == self._mac)
+        """The answers of one witness since the count began."""
+        if self._seldom and witness in self.found:
+            return 1  # the probe that found it
+        return sum(question.answered for question in self._link.since(witness, self._started))
 
     def counts(self, witness: int, now: float, patience: float) -> tuple[int, int]:
-        """Answered probes, and those whose answer is overdue by `patience` seconds; younger ones count neither way."""
+        """Answered requests, and those that wait for longer than `patience` seconds; younger ones count neither way."""
         answered = unanswered = 0
-        for probe in self._probes(witness):
-            if probe.answered:
+        for question in self._link.since(witness, self._started):
+            if question.answered:
                 answered += 1
-            elif now - probe.at >= patience:
+            elif now - question.at >= patience:
                 unanswered += 1
         return answered, unanswered
 
     def _longest_round_trip(self) -> float:
         """That of the slowest witness that must answer, or else of the fastest there is; never too short."""
-        required = [self._slowest[witness] for witness in self.required if witness in self._slowest]
-        found = [self._slowest[witness] for witness in self.found if witness in self._slowest]
+        slowest = self._link.slowest
+        required = [slowest[witness] for witness in self.required if witness in slowest]
+        found = [slowest[witness] for witness in self.found if witness in slowest]
         return max(required, default=min(found, default=0.0))
-
-    def _probes(self, witness: int) -> Iterator[WitnessProbe]:
-        return self._link.since(witness, self._started, self._mac)

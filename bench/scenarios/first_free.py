@@ -179,7 +179,7 @@ def prescribed(search: FirstFreeSearch, rng: Drawn) -> float:
     timing, witnesses = search.parameters.timing, search.witnesses
     if timing.probe_num is not None:
         return rng.seconds + timing.announce_wait
-    return (search.found.acd.probes - 1) * witnesses.gap() + witnesses.settle()
+    return (search.found.acd.rounds - 1) * witnesses.gap() + witnesses.settle()
 
 
 def surveyed(probed: int, listening: float) -> float:

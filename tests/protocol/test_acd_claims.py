@@ -103,7 +103,7 @@ def test_the_owners_own_frames_are_no_conflict(packet: ArpPacket) -> None:
 
 def test_when_the_owner_is_gone_we_answer_again_and_say_nothing_unasked() -> None:
     bench = at(AcdState.GUARDING)
-    bench.acd.take_over()
+    bench.acd.take_over(bench.now)
     bench.flush()
     assert bench.hear(request(OTHER, ADDRESS + 1, ADDRESS)) == [reply(MINE, ADDRESS, OTHER, ADDRESS + 1)]
     assert bench.hear(probe(THIRD)) == [reply(MINE, ADDRESS, THIRD)]
@@ -149,7 +149,7 @@ def test_a_conflict_that_is_only_reported_is_counted_and_changes_nothing(state: 
     ("states", "step"),
     [
         ([*SEEKING, AcdState.GUARDING], lambda bench: bench.acd.guard()),
-        ([*SEEKING, *ANSWERING], lambda bench: bench.acd.take_over()),
+        ([*SEEKING, *ANSWERING], lambda bench: bench.acd.take_over(bench.now)),
     ],
     ids=["hand over", "take over"],
 )

@@ -226,7 +226,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.acd.state is AcdState.GUARDING)
     @rule()
     def take_over(self) -> None:
-        self.acd.take_over()
+        self.acd.take_over(self.now)
         self.let_leave()
 
     @precondition(lambda self: self.acd.state in HOLDING)
@@ -269,7 +269,7 @@ class Machine(RuleBasedStateMachine):
             return
         before = state, self.acd.deadline, self.acd.mac, self.acd.outbox.peek(9999)
         with pytest.raises(IllegalTransition):
-            getattr(self.acd, name)(*([OURS[1]] if name == "change_mac" else []))
+            getattr(self.acd, name)(*{"change_mac": [OURS[1]], "take_over": [self.now]}.get(name, []))
         assert (self.acd.state, self.acd.deadline, self.acd.mac, self.acd.outbox.peek(9999)) == before
         assert self.acd.events() == []
 

@@ -105,7 +105,7 @@ def test_which_is_the_older_is_remembered_of_the_other_claim_by_its_mac() -> Non
 def test_an_owner_that_stops_leaves_the_address_to_the_older_claim() -> None:
     bench = at(AcdState.GUARDING, Policy.REPORT, since=NOW)
     bench.hear(announcement(OTHER, EARLIER))
-    bench.acd.take_over()
+    bench.acd.take_over(bench.now)
     assert bench.acd.state is AcdState.LOST
     assert bench.acd.events() == [Lost(OTHER)]
 

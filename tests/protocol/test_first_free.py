@@ -111,9 +111,9 @@ def test_a_pool_that_is_exhausted_is_said_to_be_so_without_the_wait() -> None:
     assert "10 in use" in str(subject.error)
 
 
-def test_the_canary_is_asked_before_anything_is_tried_by_a_probe_and_by_a_request() -> None:
+def test_the_witness_and_the_canary_are_asked_once_before_anything_is_tried_by_the_host_itself() -> None:
     world = ByHand({WITNESS: mac(2)})
     subject = search(2)
     world.flush(subject)
-    asked = [packet for _, packet in world.sent if packet.target_ip == NET]
-    assert {(packet.sender_mac, packet.is_probe) for packet in asked} == {(MINE, True), (mac(1000), False)}
+    asked = [packet for _, packet in world.sent if packet.target_ip in {NET, WITNESS}]
+    assert [(packet.sender_mac, packet.is_probe) for packet in asked] == [(mac(1000), False)] * 2

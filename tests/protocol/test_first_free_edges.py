@@ -10,7 +10,7 @@ import pytest
 from arpipam.errors import PoolExhaustedError
 from arpipam.protocol import arp
 from arpipam.protocol.timing import ADAPTIVE
-from tests.support.first_free import BRIDGE, FIRST, MINE, NET, RIVAL, STATION, WITNESS, Desk
+from tests.support.first_free import BRIDGE, FIRST, MINE, NET, RIVAL, STATION, Desk
 
 
 def test_what_is_found_and_what_it_rests_on() -> None:
@@ -41,10 +41,8 @@ def test_after_a_miss_the_survey_is_repeated_for_all_that_are_silent_and_listene
     missed = desk.now
     before = desk.asked(probes=False).count(FIRST + 2)
     desk.stations[FIRST + 1] = STATION  # it was there all the time
-    sent = len(desk.left)
     desk.flush()
     assert desk.asked(probes=False).count(FIRST + 2) == before + 1
-    assert WITNESS in [packet.target_ip for _, packet in desk.left[sent:]]
     assert desk.search.deadline is not None
     assert desk.search.deadline > missed
     desk.run()
@@ -144,7 +142,7 @@ def test_after_a_contention_another_is_chosen_after_a_random_pause() -> None:
 
 
 def test_what_another_probes_for_is_left_to_it_for_a_moment() -> None:
-    for after, expected in ((0.0, FIRST + 1), (0.3, FIRST)):
+    for after, expected in ((0.0, FIRST + 1), (0.4, FIRST)):
         desk = Desk()
         desk.flush()
         desk.hear(arp.REQUEST, RIVAL, 0, FIRST, arp.NO_MAC)

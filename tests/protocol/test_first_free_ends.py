@@ -233,7 +233,7 @@ def test_when_the_pause_at_the_end_of_the_pool_is_over_what_was_contended_is_ask
     before = len(desk.left)
     desk.flush()
     asked = [(packet.sender_mac, packet.target_ip) for _, packet in desk.left[before:]]
-    assert (MINE, WITNESS) in asked
+    assert (BRIDGE, WITNESS) in asked
     assert (BRIDGE, FIRST) in asked
     after = desk.search.deadline
     assert after is not None

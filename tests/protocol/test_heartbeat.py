@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from arpipam.protocol import arp
 from arpipam.protocol.arp import ArpPacket
 from arpipam.protocol.heartbeat import BEAT, PATIENCE, Heartbeat
+from arpipam.protocol.witnesses import SELDOM
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -100,10 +101,19 @@ def test_a_station_that_was_heard_is_asked_at_its_mac_and_by_broadcast_while_it_
     assert room.beat() == [question(ONE)]
 
 
-def test_without_an_own_address_it_asks_by_probes_which_are_always_broadcasts() -> None:
+def test_without_an_own_address_it_asks_by_probes_and_who_answers_is_left_alone_for_half_a_minute() -> None:
     room = Room(ONE, own_address=0)
-    room.beats(3)
+    room.beats(70)
     assert [packet for _, packet in room.asked] == [question(ONE, sender=0)] * 3
+    times = [when for when, _ in room.asked]
+    assert [later - earlier for earlier, later in pairwise(times)] == [pytest.approx(SELDOM)] * 2
+    assert room.told == []
+    room.there.clear()
+    room.beats(int(SELDOM) + PATIENCE + 1)  # while it is silent it is asked in each beat
+    assert room.told == [(ONE,)]
+    room.there = {ONE}
+    room.beat()
+    assert room.told == [(ONE,), ()]
 
 
 def test_a_station_is_silent_after_so_many_beats_without_a_sign_of_life_and_no_earlier() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from arpipam.protocol.timing import ADAPTIVE, LAN, RFC5227, Timing
 from arpipam.protocol.witnesses import LEAST_ROUNDS, LinkWitnesses, SearchWitnesses, miss_probability
 
 NET = 0x0A00_0000
-WITNESS, FIRST, SECOND = NET + 1, NET + 2, NET + 3
+WITNESS, FIRST, SECOND, OWN = NET + 1, NET + 2, NET + 3, NET + 0xFFF0
 MINE, STATION, OTHER, BRIDGE = (bytes([2, 0, 0, 0, 0, n]) for n in (1, 2, 3, 4))
 ROUND_TRIP = 0.001
 
@@ -36,7 +37,7 @@ class Desk:
         mac: bytes = MINE,
         **changes: Any,
     ) -> None:
-        known: dict[str, Any] = {"witnesses": (WITNESS,), "names": {WITNESS: "host2"}}
+        known: dict[str, Any] = {"own_address": OWN, "witnesses": (WITNESS,), "names": {WITNESS: "host2"}}
         parameters = Parameters(BRIDGE, timing=timing, local_macs=frozenset({BRIDGE}), **(known | changes))
         self.now = now
         self.mac = mac
@@ -47,7 +48,6 @@ class Desk:
             bound=parameters.miss_probability,
             required=parameters.witnesses,
             alone=parameters.alone,
-            mac=mac,
             link=link,
         )
         self.probing = Probing(
@@ -68,7 +68,7 @@ class Desk:
         return left
 
     def hear(self, address: int, mac: bytes, *, after: float = 0.0, to: bytes | None = None) -> None:
-        to = to or self.mac
+        to = to or BRIDGE
         self.probing.receive(ArpPacket(arp.REPLY, mac, address, to, 0, mac, to), self.now + after)
 
     def rival(self, address: int, mac: bytes = OTHER) -> None:
@@ -93,44 +93,95 @@ class Desk:
             self.step()
 
 
-def probes(packets: list[ArpPacket], mac: bytes = MINE) -> list[int]:
-    """What was probed for; all of it under our MAC."""
-    assert all(packet.is_probe and packet.sender_mac == mac for packet in packets)
-    return [packet.target_ip for packet in packets]
+def asked(packets: list[ArpPacket]) -> list[int]:
+    """What was asked for by ordinary requests, from the interface's own address."""
+    requests = [packet for packet in packets if not packet.is_probe]
+    assert all((packet.sender_mac, packet.sender_ip) == (BRIDGE, OWN) for packet in requests)
+    return [packet.target_ip for packet in requests]
 
 
-def test_each_round_probes_the_candidate_the_witness_and_the_canary() -> None:
+def probed(packets: list[ArpPacket], mac: bytes = MINE) -> list[int]:
+    """What was probed for, under the MAC that will own it."""
+    probes = [packet for packet in packets if packet.is_probe]
+    assert all(packet.sender_mac == mac for packet in probes)
+    return [packet.target_ip for packet in probes]
+
+
+def test_each_round_asks_the_witness_the_canary_and_the_candidate_and_three_carry_a_probe() -> None:
     desk = Desk()
-    for number in range(1, LEAST_ROUNDS + 1):
-        assert probes(desk.step()) == [FIRST, WITNESS, NET]
-        assert desk.probing.rounds == number
+    rounds = []
+    while not desk.probing.done:
+        before = desk.probing.rounds
+        left = desk.step()
+        if desk.probing.rounds > before:
+            assert asked(left) == [WITNESS, NET, FIRST]
+            assert desk.probing.rounds == before + 1
+            rounds.append(probed(left))
+    assert rounds == [[FIRST], *[[]] * (len(rounds) - 3), [FIRST], [FIRST]]
+    assert len(rounds) == desk.probing.outcomes[FIRST].probes == 11
 
 
-def test_the_candidates_are_probed_in_the_same_rounds() -> None:
+@pytest.mark.parametrize("timing", [LAN, RFC5227], ids=lambda timing: timing.name)
+def test_of_a_fixed_timing_each_probe_has_a_request_beside_it(timing: Timing) -> None:
+    desk = Desk(timing=timing)
+    left = []
+    while not desk.probing.done:
+        left += desk.step()
+    assert probed(left) == [FIRST] * 3
+    assert asked(left) == [WITNESS, NET, FIRST] * 3
+
+
+def test_where_the_interface_has_no_address_there_are_three_probes_and_the_witness_gets_one() -> None:
+    desk = Desk(own_address=0, timing=RFC5227)
+    desk.witnesses = SearchWitnesses(RFC5227, bound=1e-6, required=(WITNESS,), seldom=True)
+    desk.probing._witnesses = desk.witnesses
+    desk.probing._start([FIRST], desk.now)
+    left = []
+    while not desk.probing.done:
+        left += desk.step()
+    targets = Counter(packet.target_ip for packet in left)
+    assert all(packet.is_probe for packet in left)
+    assert targets == {FIRST: 3, WITNESS: 1, NET: 1}
+    assert desk.probing.outcomes[FIRST] == Outcome(Verdict.FREE, probes=3)  # and no bound is stated
+
+
+def test_a_station_that_answers_a_request_gets_no_further_probe() -> None:
+    for rounds in (1, 2, 5):
+        desk = Desk()
+        left = []
+        while desk.probing.rounds < rounds:
+            left += desk.step()
+        desk.hear(FIRST, OTHER, after=0.001)
+        assert desk.probing.done
+        assert desk.run().verdict is Verdict.IN_USE
+        assert probed(left + desk.flush()) == [FIRST]
+
+
+def test_the_candidates_are_asked_for_in_the_same_rounds() -> None:
     desk = Desk(FIRST, SECOND)
-    assert probes(desk.step()) == [FIRST, SECOND, WITNESS, NET]
+    left = desk.step()
+    assert (asked(left), probed(left)) == ([WITNESS, NET, FIRST, SECOND], [FIRST, SECOND])
     assert desk.probing.rounds == 1
     assert desk.probing.deadline == pytest.approx(desk.now + ADAPTIVE.announce_wait)  # before the first answer
     desk.hear(FIRST, OTHER)
-    assert probes(desk.step()) == [SECOND, WITNESS, NET]
+    assert asked(desk.step()) == [WITNESS, NET, SECOND]
     assert not desk.probing.done
 
 
-def test_without_a_canary_none_is_probed() -> None:
-    assert probes(Desk(canary=None).step()) == [FIRST, WITNESS]
+def test_without_a_canary_none_is_asked() -> None:
+    assert asked(Desk(canary=None).step()) == [WITNESS, FIRST]
 
 
-def test_a_round_that_another_search_has_sent_stands_beside_ours_but_our_witness_has_to_answer_us() -> None:
+def test_a_round_that_another_search_has_sent_stands_beside_ours() -> None:
     link = LinkWitnesses()
     one, two = Desk(link=link), Desk(SECOND, link=link, mac=OTHER)
-    assert probes(one.step()) == [FIRST, WITNESS, NET]
-    assert probes(two.step(), OTHER) == [SECOND, WITNESS]  # a stranger until it has answered
-    assert two.witnesses.counts(WITNESS, two.now, 0.0) == (2, 0)  # that round, and its own question
-    assert one.witnesses.counts(WITNESS, one.now, 0.0) == (1, 0)
-    one.now += 0.002
-    two.now += 0.002
-    assert probes(one.step()) == [FIRST, WITNESS, NET]
-    assert probes(two.step(), OTHER) == [SECOND]
+    assert asked(one.step()) == [WITNESS, NET, FIRST]
+    left = two.step()
+    assert (asked(left), probed(left, OTHER)) == ([SECOND], [SECOND])
+    assert two.witnesses.counts(WITNESS, two.now, 0.0) == one.witnesses.counts(WITNESS, one.now, 0.0) == (1, 0)
+    two.now += 0.1
+    assert asked(two.step()) == [WITNESS, NET, SECOND]
+    assert one.witnesses.counts(WITNESS, two.now, 0.0) == (2, 0)
 
 
 def test_a_silent_address_is_free_and_what_that_rests_on() -> None:
@@ -140,7 +191,7 @@ def test_a_silent_address_is_free_and_what_that_rests_on() -> None:
     assert acd.state is AcdState.FREE
     assert outcome.verdict is Verdict.FREE
     assert (outcome.mac, outcome.round_trip, outcome.reason) == (None, None, "")
-    assert outcome.probes == acd.probes == desk.probing.rounds >= LEAST_ROUNDS
+    assert outcome.probes == acd.rounds == desk.probing.rounds >= LEAST_ROUNDS
     assert outcome.miss_probability == pytest.approx(miss_probability(outcome.probes, outcome.probes, 0))
     assert outcome.miss_probability is not None
     assert outcome.miss_probability <= 1e-6
@@ -155,7 +206,7 @@ def test_an_address_that_is_used() -> None:
     outcome = desk.run()
     assert outcome == Outcome(Verdict.IN_USE, OTHER, outcome.round_trip, 1)
     assert outcome.round_trip == pytest.approx(0.004)
-    assert probes(desk.flush()) == []
+    assert desk.flush() == []
 
 
 def test_an_address_that_another_probes_for() -> None:
@@ -181,12 +232,12 @@ def test_what_is_free_is_watched_until_it_is_claimed() -> None:
     assert [outcome.verdict for outcome in desk.probing.outcomes.values()] == [Verdict.CONTENDED, Verdict.IN_USE]
 
 
-def test_only_an_answer_to_our_mac_counts_for_the_witness() -> None:
+def test_only_an_answer_to_the_hosts_own_mac_counts_for_the_witness() -> None:
     desk = Desk()
     desk.answers = False
     desk.step()
-    desk.hear(WITNESS, STATION, to=OTHER)
-    desk.probing.receive(ArpPacket(arp.REQUEST, STATION, WITNESS, MINE, 9, STATION, MINE), desk.now)
+    desk.hear(WITNESS, STATION, to=MINE)
+    desk.probing.receive(ArpPacket(arp.REQUEST, STATION, WITNESS, BRIDGE, 9, STATION, BRIDGE), desk.now)
     assert desk.witnesses.silent() == [WITNESS]
     desk.hear(WITNESS, STATION)
     assert desk.witnesses.silent() == []
@@ -207,7 +258,7 @@ def test_the_budget_ends_on_time() -> None:
     outcome = desk.run()
     assert outcome.verdict is Verdict.UNKNOWN
     assert outcome.miss_probability is None
-    assert outcome.probes == desk.probing.acds[FIRST].probes
+    assert outcome.probes == desk.probing.acds[FIRST].rounds
     assert outcome.reason == (
         "no answer from witness host2 (10.0.0.1): what is behind it would look free; bring it back (is the tunnel "
         "up?), or do not name it as a witness"
@@ -258,7 +309,7 @@ def test_a_link_that_loses_too_much_is_told_with_its_figures() -> None:
     miss = miss_probability(4, 1, 3)
     assert outcome.miss_probability == pytest.approx(miss)
     assert outcome.reason == (
-        "75% of the witness probes were lost: after 4 probes a used address would still look free with a chance of "
+        "75% of the requests to witnesses were lost: after 4 rounds a used address would still look free with a chance of "
         f"{miss:.1g}, and the budget of 1.5 s is over; fix the link, or allow a higher miss probability"
     )
 
@@ -281,7 +332,7 @@ def test_alone_and_without_a_free_processor_the_chance_is_one() -> None:
     desk.step()
     desk.probing.advance(11.5)
     reason = desk.run().reason
-    assert reason.startswith("0% of the witness probes were lost: after ")
+    assert reason.startswith("0% of the requests to witnesses were lost: after ")
     assert " with a chance of 1, and the budget of 1.5 s is over; " in reason
 
 
@@ -358,9 +409,9 @@ def test_dropped_frames_start_the_count_anew_and_discard_what_has_not_left() -> 
     assert desk.probing.outcomes[SECOND].verdict is Verdict.IN_USE
     assert desk.probing.rounds == 0
     assert desk.witnesses.answers(WITNESS) == 0
-    assert probes(desk.flush()) == []
+    assert desk.flush() == []
     desk.now += ADAPTIVE.probe_max  # the round before may have left just now
-    assert probes(desk.step()) == [FIRST, WITNESS, NET]
+    assert asked(desk.step()) == [WITNESS, NET, FIRST]
     while not desk.probing.done:
         desk.step()
     assert desk.probing.outcomes[FIRST].verdict is Verdict.FREE

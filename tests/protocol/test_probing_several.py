@@ -19,7 +19,7 @@ from tests.support.search import FIRST, WITNESS, mac, parameters
 if TYPE_CHECKING:
     from arpipam.protocol.timing import Timing
 
-MINE, OTHER, ROUTER = mac(1), mac(77), mac(2)
+MINE, OTHER, ROUTER, BRIDGE = mac(1), mac(77), mac(2), mac(1000)
 ONE, TWO = FIRST, FIRST + 1
 
 
@@ -33,9 +33,7 @@ class Bench:
         self.sent: list[tuple[float, ArpPacket]] = []
         self.answering = set(witnesses)
         told = parameters(witnesses=witnesses, timing=timing, **known)
-        self.witnesses = SearchWitnesses(
-            timing, bound=told.miss_probability, required=witnesses, alone=told.alone, mac=MINE
-        )
+        self.witnesses = SearchWitnesses(timing, bound=told.miss_probability, required=witnesses, alone=told.alone)
         self.probing = Probing(
             addresses, MINE, self.witnesses, Canary(told.canary), told, rng=random.Random(1), now=self.now
         )
@@ -48,7 +46,7 @@ class Bench:
                 assert isinstance(packet, ArpPacket)
                 self.sent.append((self.now, packet))
                 if packet.target_ip in self.answering:
-                    self.hear(ArpPacket(arp.REPLY, ROUTER, packet.target_ip, MINE, 0, ROUTER, MINE))
+                    self.hear(ArpPacket(arp.REPLY, ROUTER, packet.target_ip, BRIDGE, 0, ROUTER, BRIDGE))
 
     def hear(self, packet: ArpPacket) -> None:
         self.probing.receive(packet, self.now)
@@ -102,7 +100,7 @@ def test_frames_that_were_dropped_undo_what_was_judged_free_and_nothing_else() -
     assert set(bench.probing.outcomes) == {FIRST + 2}
     since = len(bench.sent)
     assert bench.end() == {ONE: Verdict.FREE, TWO: Verdict.FREE, FIRST + 2: Verdict.IN_USE}
-    again = [packet.target_ip for _, packet in bench.sent[since:] if packet.target_ip in {ONE, TWO}]
+    again = [packet.target_ip for _, packet in bench.sent[since:] if packet.is_probe]
     assert sorted(again) == [ONE] * 3 + [TWO] * 3
     assert all(bench.probing.acds[address].state == "free" for address in (ONE, TWO))  # they can be claimed
 

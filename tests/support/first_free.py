@@ -53,7 +53,8 @@ class Desk:
         )
 
     def hear(self, operation: int, mac: bytes, sender: int, target: int, to: bytes) -> None:
-        self.search.receive(ArpPacket(operation, mac, sender, to, target, mac, to), self.now)
+        destination = arp.BROADCAST if operation == arp.REQUEST else to
+        self.search.receive(ArpPacket(operation, mac, sender, to, target, mac, destination), self.now)
 
     def flush(self) -> None:
         """Let all frames leave, and those that are there answer at once."""

@@ -89,7 +89,7 @@ def test_each_part_hands_out_what_was_ready_and_then_names_the_silent_hosts(
             wait_state(agents, "partitioned")
         assert load.started
         # A search that was under way when the wire was cut may have had some of its answers.
-        reasons = ("no answer from", "witness probes were lost")
+        reasons = ("no answer from", "requests to witnesses were lost")
         others_said = [line for line in load.failures if not any(reason in line for reason in reasons)]
         assert others_said == [], others_said
         for agent in agents:
