@@ -268,8 +268,9 @@ class Machine(RuleBasedStateMachine):
         if state in legal:
             return
         before = state, self.acd.deadline, self.acd.mac, self.acd.outbox.peek(9999)
+        arguments: dict[str, list[object]] = {"change_mac": [OURS[1]], "take_over": [self.now]}
         with pytest.raises(IllegalTransition):
-            getattr(self.acd, name)(*{"change_mac": [OURS[1]], "take_over": [self.now]}.get(name, []))
+            getattr(self.acd, name)(*arguments.get(name, []))
         assert (self.acd.state, self.acd.deadline, self.acd.mac, self.acd.outbox.peek(9999)) == before
         assert self.acd.events() == []
 

@@ -2,112 +2,30 @@
 
 from __future__ import annotations
 
-import random
-from typing import TYPE_CHECKING, Any
-
 import pytest
 
 from arpipam.protocol import arp
 from arpipam.protocol.acd import AcdState
 from arpipam.protocol.arp import ArpPacket
 from arpipam.protocol.outcome import NO_WITNESS, Outcome, Verdict
-from arpipam.protocol.parameters import Parameters
 from arpipam.protocol.search import HUNT_WINDOW, SMALL_WINDOW, WITNESS_HUNT
 from arpipam.protocol.timing import ADAPTIVE, RFC5227
-from arpipam.protocol.verdicts import Verdicts
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-NET = 0x0A00_0000
-CANARY, WITNESS, FIRST, SECOND, THIRD = (NET + n for n in range(5))
-OWN_ADDRESS = NET + 0xFFF0
-BRIDGE, MINE, HOST, STATION, RIVAL, PORT = (bytes([2, 0, 0, 0, 0, n]) for n in range(1, 7))
-
-
-class Desk:
-    """Verdicts on some addresses, their clock, and the stations of the link, which answer at once.
-
-    `polite` stations answer nothing but ordinary requests, `shy` ones nothing but probes.
-    """
-
-    def __init__(
-        self,
-        addresses: Iterable[int] = (FIRST,),
-        *,
-        possible: Iterable[int] = (),
-        now: float = 100.0,
-        tries: int = 1,
-        **changes: Any,
-    ) -> None:
-        known: dict[str, Any] = {"own_address": OWN_ADDRESS, "witnesses": (WITNESS,), "canary": CANARY}
-        macs = frozenset({BRIDGE, PORT})
-        self.now = now
-        self.stations: dict[int, bytes] = {WITNESS: HOST}
-        self.polite: set[int] = set()
-        self.shy: set[int] = set()
-        self.left: list[tuple[float, ArpPacket]] = []
-        self.search = Verdicts(
-            addresses,
-            MINE,
-            Parameters(BRIDGE, local_macs=macs, **(known | changes)),
-            rng=random.Random(1),
-            now=now,
-            possible_witnesses=possible,
-            tries=tries,
-        )
-
-    def hear(self, packet: ArpPacket, after: float = 0.0) -> None:
-        self.search.receive(packet, self.now + after)
-
-    def flush(self) -> list[ArpPacket]:
-        """Let all frames leave, and those that are there answer."""
-        left: list[ArpPacket] = []
-        busy = True
-        while busy:
-            busy = False
-            for outbox in list(self.search.outboxes()):
-                while frames := outbox.peek(1):
-                    busy = True
-                    packet = arp.dissect(frames[0])
-                    assert isinstance(packet, ArpPacket)
-                    outbox.sent(1, self.now)
-                    left.append(packet)
-                    self._answer(packet)
-        self.left += [(self.now, packet) for packet in left]
-        return left
-
-    def _answer(self, packet: ArpPacket) -> None:
-        target = packet.target_ip
-        if (
-            target in self.stations
-            and not (target in self.polite and packet.is_probe)
-            and not (target in self.shy and not packet.is_probe)
-        ):
-            mac, asker = self.stations[target], packet.sender_mac
-            self.hear(ArpPacket(arp.REPLY, mac, target, asker, packet.sender_ip, mac, asker))
-
-    def due(self) -> float:
-        due = self.search.deadline
-        assert due is not None
-        return due
-
-    def step(self) -> list[ArpPacket]:
-        left = self.flush()
-        if (due := self.search.deadline) is not None:
-            self.now = max(self.now, due)
-            self.search.advance(self.now)
-        return left
-
-    def run(self) -> dict[int, Outcome]:
-        for _ in range(10_000):
-            if self.search.done:
-                return self.search.outcomes
-            self.step()
-        raise AssertionError("it never ends")
-
-    def verdicts(self) -> list[Verdict]:
-        return [outcome.verdict for outcome in self.run().values()]
+from tests.support.verdicts import (
+    BRIDGE,
+    CANARY,
+    FIRST,
+    HOST,
+    MINE,
+    NET,
+    OWN_ADDRESS,
+    PORT,
+    RIVAL,
+    SECOND,
+    STATION,
+    THIRD,
+    WITNESS,
+    Desk,
+)
 
 
 def test_each_address_has_its_verdict() -> None:
@@ -156,63 +74,6 @@ def test_who_answers_for_everything_is_no_user_of_the_address() -> None:
     desk.stations |= {FIRST: STATION, SECOND: RIVAL, CANARY: STATION}
     assert desk.verdicts() == [Verdict.UNKNOWN, Verdict.IN_USE]
     assert desk.search.outcomes[FIRST].reason == desk.search.canary.doubt()
-
-
-# Contention over a given address.
-
-
-def contended(tries: int = 2) -> Desk:
-    """An address that another station probes for while we do."""
-    desk = Desk([FIRST], tries=tries)
-    while desk.search.probing is None:
-        desk.step()
-    desk.hear(rival(FIRST))
-    desk.step()
-    return desk
-
-
-def rival(address: int, to: bytes = arp.BROADCAST) -> ArpPacket:
-    return ArpPacket(arp.REQUEST, RIVAL, 0, arp.NO_MAC, address, RIVAL, to)
-
-
-def test_what_another_probes_for_is_tried_once_more_after_a_pause() -> None:
-    desk = contended()
-    began = desk.now
-    assert desk.search.probing is None
-    assert 0.1 < desk.due() - began <= 0.6
-    assert desk.verdicts() == [Verdict.FREE]
-    assert list(desk.search.acds) == [FIRST]
-
-
-def test_once_is_all_where_the_caller_says_so() -> None:
-    assert contended(tries=1).verdicts() == [Verdict.CONTENDED]
-
-
-def test_the_second_time_is_the_last() -> None:
-    desk = contended()
-    while desk.search.probing is None:
-        desk.step()
-    desk.hear(rival(FIRST))
-    assert desk.verdicts() == [Verdict.CONTENDED]
-    assert desk.search.outcomes[FIRST].mac == RIVAL
-
-
-def test_a_rival_that_goes_on_in_the_pause_gets_the_address() -> None:
-    desk = contended()
-    desk.hear(rival(FIRST))
-    assert desk.verdicts() == [Verdict.CONTENDED]
-    assert desk.search.probing is None
-    desk = contended()
-    desk.hear(ArpPacket(arp.REQUEST, RIVAL, FIRST, arp.NO_MAC, FIRST, RIVAL, arp.BROADCAST))
-    assert desk.verdicts() == [Verdict.IN_USE]
-
-
-def test_a_probe_to_one_station_is_no_rivals() -> None:
-    desk = Desk([FIRST])
-    for _ in range(9):
-        desk.step()
-        desk.hear(rival(FIRST, BRIDGE))
-    assert desk.verdicts() == [Verdict.FREE]
 
 
 def test_this_hosts_own_addresses_are_used_by_it_and_not_probed() -> None:

@@ -212,9 +212,7 @@ REQUESTS = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 2), st.none() |
 
 
 @given(REQUESTS, st.integers(0, 1000))
-def test_no_search_counts_more_answers_than_there_were(
-    requests: list[tuple[int, int, int | None]], start: int
-) -> None:
+def test_no_search_counts_more_answers_than_there_were(requests: list[tuple[int, int, int | None]], start: int) -> None:
     """Whoever asked, and whenever the trial began; each answer comes before the next request, or never."""
     link = LinkWitnesses()
     searches = [witnesses(link, WITNESS) for _ in range(3)]
