@@ -87,6 +87,7 @@ class Passage:
         """What it means that none answered; `own` is the interface's MAC."""
         return (
             f"stations answer this host's own MAC ({arp.mac_text(own)}) but not another one "
-            f"({arp.mac_text(self.mac)}): port security, Wi-Fi or a hypervisor lets only MACs pass that it knows; allow "
-            "others on this host's port (VMware: forged transmits and promiscuous mode; Wi-Fi cannot), or use another link"
+            f"({arp.mac_text(self.mac)}): port security, Wi-Fi or a hypervisor lets only MACs pass that it knows; "
+            "allow others on this host's port (VMware: forged transmits and promiscuous mode; Wi-Fi cannot), or use "
+            "another link"
         )
