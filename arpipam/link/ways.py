@@ -44,6 +44,8 @@ class Ways:
         self._leads_out: dict[tuple[int, int, int | None], bool | None] = {}
         """Of ports, by index and other end: whether they lead beyond this host; None: not to be told yet."""
         self._looks: dict[tuple[int, int, int | None], int] = {}
+        self._leads_somewhere = False
+        """There is a way, open or not."""
         self._open: dict[int, int] | None = None
         """The ways that are open, each with its count of carriers."""
         self._looking = threading.Lock()
@@ -68,6 +70,7 @@ class Ways:
         """Links have changed."""
         self.stale = False
         ways = self._ways()
+        self._leads_somewhere = bool(ways)
         passing = {note.number: note.carriers for note in ways if _passes(note, port=self._is_bridge)}
         before, self._open = self._open, passing
         if before is not None and any(before.get(index) != carriers for index, carriers in passing.items()):
@@ -77,8 +80,11 @@ class Ways:
             threading.Thread(target=self._look, name=f"ports of {self._interface}", daemon=True).start()
 
     def outward(self, mac: bytes) -> bool:
-        """Whether a station that has just answered is beyond this host. In doubt it is: not every bridge learns."""
-        if self._forwarding is None:
+        """Whether a station that has just answered is beyond this host. In doubt it is: not every bridge learns.
+
+        Where no way leads beyond, nobody is, and a container is as good a witness as can be had.
+        """
+        if self._forwarding is None or not self._leads_somewhere:
             return True
         index = self._forwarding.port(mac)
         if index is None:

@@ -92,7 +92,7 @@ class Probing:
     def receive(self, packet: ArpPacket, now: float) -> None:
         """Take in a packet from the link. What was judged free is watched on until it is claimed."""
         if packet.operation == arp.REPLY and packet.target_mac == self._parameters.own_mac:
-            self._witnesses.heard(packet.sender_ip, now)
+            self._witnesses.heard(packet.sender_ip, now, beyond=self._parameters.outward(packet.sender_mac))
         acd = self.acds.get(packet.sender_ip) or self.acds.get(packet.target_ip)
         if acd is not None:
             acd.receive(packet, now)
@@ -130,6 +130,11 @@ class Probing:
                 "or do not name it as a witness"
             )
         if not self._witnesses.answered() and not self._witnesses.alone:
+            local = arp.address_texts(sorted(self._witnesses.local), self._parameters.names)
+            if local:
+                return (
+                    f"witness {local} is on this host itself and proves nothing of what lies beyond; name another one"
+                )
             return NO_WITNESS
         return ""
 

@@ -146,7 +146,7 @@ class Search:
         if self.probing is not None:
             self.probing.receive(packet, now)
         elif packet.operation == arp.REPLY and packet.target_mac == self.parameters.own_mac:
-            self.witnesses.heard(packet.sender_ip, now)
+            self.witnesses.heard(packet.sender_ip, now, beyond=self.parameters.outward(packet.sender_mac))
 
     def overflow(self, dropped: int, now: float) -> None:
         """The kernel dropped that many frames: what seemed silent may not have been."""

@@ -169,6 +169,8 @@ class SearchWitnesses:
         """Stations that must answer."""
         self.found: list[int] = []
         """Stations that have answered something, and are asked along."""
+        self.local: set[int] = set()
+        """Required ones on this host itself: they have to answer, and prove nothing of what lies beyond."""
         self._alone = alone
         self._seldom = seldom
         """They can only be probed: who has answered is left alone, and the answer stands, for SELDOM seconds."""
@@ -193,6 +195,7 @@ class SearchWitnesses:
         )
         for address in self.found:
             other.add(address)
+        other.local |= self.local
         return other
 
     def all(self) -> Collection[int]:
@@ -226,10 +229,15 @@ class SearchWitnesses:
         """A request to a witness has left."""
         self._link.sent(address, now)
 
-    def heard(self, address: int, now: float) -> None:
-        """A station answered this host; it counts if it is a witness, and only as the answer to a request of ours."""
+    def heard(self, address: int, now: float, *, beyond: bool = True) -> None:
+        """A station answered this host; it counts if it is a witness, and only as the answer to a request of ours.
+
+        `beyond`: it is not of this host itself.
+        """
         if address not in self.required and address not in self.found:
             return
+        if not beyond:
+            self.local.add(address)
         # The first answer may take long; later ones as long as the candidate may take.
         patience = self.settle() if address in self._link.slowest else _LATELY
         age = self._link.heard(address, now, patience)
@@ -261,11 +269,12 @@ class SearchWitnesses:
         """
         # Pessimistic where the round trip is longer than that; by the end of the listening all are answered or overdue.
         patience = 0.75 * self.gap()
-        counts = [self.counts(witness, now, patience) for witness in self.all()]
+        required = [witness for witness in self.required if witness not in self.local]
+        counts = [self.counts(witness, now, patience) for witness in (*required, *self.found)]
         answered, unanswered = sum(s for s, _ in counts), sum(f for _, f in counts)
         if self.alone or self._seldom or not answered:
             return None
-        lossy = [(s + hoped, f) for s, f in counts[: len(self.required)] if f > 0]
+        lossy = [(s + hoped, f) for s, f in counts[: len(required)] if f > 0]
         every = answered + hoped * len(counts), unanswered
         return max(miss_probability(rounds, s, f) for s, f in [every, *lossy])
 
@@ -301,8 +310,8 @@ class SearchWitnesses:
         return unanswered / (answered + unanswered) if unanswered else 0.0
 
     def answered(self) -> bool:
-        """Whether any witness answered since the count began."""
-        return any(self.answers(witness) for witness in self.all())
+        """Whether any witness beyond this host answered since the count began."""
+        return any(self.answers(witness) for witness in self.all() if witness not in self.local)
 
     def answers(self, witness: int) -> int:
         """The answers of one witness since the count began."""

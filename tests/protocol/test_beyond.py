@@ -36,6 +36,22 @@ def test_a_station_beyond_it_is_one_beside_it() -> None:
     assert desk.search.witnesses.found == [FIRST]
 
 
+def test_a_named_container_of_this_host_has_to_answer_and_proves_nothing() -> None:
+    desk = Desk(outward=local)
+    assert "witness 10.0.0.1 is on this host itself and proves nothing of what lies beyond" in desk.run().failure()
+    silent = Desk(outward=local)
+    silent.stations.clear()
+    assert "no answer from witness 10.0.0.1" in silent.run().failure()
+    beside = Desk(outward=local, witnesses=(WITNESS, FIRST))
+    beside.stations[FIRST] = STATION
+    alone = Desk(witnesses=(FIRST,))
+    alone.stations[FIRST] = STATION
+    found, as_good = beside.run().search.found, alone.run().search.found
+    assert found is not None
+    assert as_good is not None
+    assert found.miss_probability == as_good.miss_probability
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_nothing_is_searched_while_no_way_is_open(*, alone: bool) -> None:
     desk = Desk(witnesses=(), neighbours=(WITNESS,), closed=CLOSED, alone=alone)
