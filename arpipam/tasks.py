@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from arpipam.link.loop import Loop
     from arpipam.protocol.acd import Acd
     from arpipam.protocol.first_free import FirstFree, FreeAddress
+    from arpipam.protocol.passage import Passage
     from arpipam.protocol.scan import Scan
     from arpipam.protocol.verdicts import Verdicts
 
@@ -165,7 +166,61 @@ class ScanTask(Task[list[Station]]):
         return [Station.of(address, answers[address]) for address in sorted(answers)]
 
 
-class ClaimTask(Task[Claim]):
+class Claiming(Task[Claim]):
+    """A search, then a claim of what it found; its new MAC has to pass the switch, or the claim is undone."""
+
+    def __init__(self, place: ClaimPlace, search: FirstFree | Verdicts) -> None:
+        super().__init__(search)
+        self._place = place
+        self._search = search
+        self._claim: Claim | None = None
+        self._refusal: Exception = UnknownError("the search ended without a result")
+        self._passage: Passage | None = None
+
+    def take(self) -> Claim:
+        """Claim what was found, or raise why nothing was."""
+        raise NotImplementedError
+
+    def goes_on(self) -> bool:
+        """The address is claimed as soon as it is known to be free; what is left is to see whether its MAC passes."""
+        if self._claim is not None:
+            return False
+        try:
+            self._claim = self.take()
+        except Exception as error:  # noqa: BLE001 - it belongs to the caller that waits for the claim
+            self._refusal = error
+            return False
+        now = self._place.loop.link.now()
+        self._passage = self._search.passage(int(self._claim.address), now)
+        if self._passage is None:
+            return False
+        self._passage.advance(now)  # its question leaves right after the announcement
+        self.machine = self._passage
+        return True
+
+    def finish(self) -> Claim:
+        """Return the claim, or raise why there is none."""
+        if self._claim is None:
+            raise self._refusal
+        if self._passage is not None:
+            if not self._passage.passed:
+                raise self._place.error(UnknownError(self._passage.doubt(self._search.parameters.own_mac)))
+            self._search.memory.passed_at = self._place.loop.link.now()
+        return self._claim
+
+    def abandon(self) -> Future[None] | None:
+        """Let go of the claim; no trace of it is left."""
+        if self._claim is None:
+            return None
+        self._claim.discard()
+        return self._place.writer.call(self._place.store.forget, self._claim.lease.id)
+
+    def discard(self, result: Claim) -> None:
+        """Release what nobody wants."""
+        result.discard()
+
+
+class ClaimTask(Claiming):
     """A claim of the first free address.
 
     Its lease is on disk before the address is probed, and no commit runs on the loop's thread: the search asks, and is
@@ -181,8 +236,7 @@ class ClaimTask(Task[Claim]):
     ) -> None:
         """`search(reserve, unreserve)` makes the search, which asks these of this task."""
         self.search = search(self.reserve, self.unreserve)
-        super().__init__(self.search)
-        self._place = place
+        super().__init__(place, self.search)
         self._owner = owner
         self._mac = mac
         self._held: dict[int, Lease] = {}
@@ -197,7 +251,7 @@ class ClaimTask(Task[Claim]):
         """Forget the lease: the address is not free."""
         self._forget(self._held.pop(address))
 
-    def finish(self) -> Claim:
+    def take(self) -> Claim:
         """Claim the address that was found."""
         if self._failure is not None:
             raise self._failure
@@ -208,15 +262,11 @@ class ClaimTask(Task[Claim]):
     def abandon(self) -> Future[None] | None:
         """Forget what was leased."""
         self._over = True
-        last = None
+        last = super().abandon()
         for lease in self._held.values():
             last = self._place.writer.call(self._place.store.forget, lease.id)
         self._held.clear()
         return last  # the writer does one after the other
-
-    def discard(self, result: Claim) -> None:
-        """Release what nobody wants."""
-        result.discard()
 
     def _reserve(self, address: int) -> None:
         """On the writer's thread."""
@@ -249,16 +299,15 @@ class ClaimTask(Task[Claim]):
         self._place.writer.post(self._place.store.forget, lease.id)
 
 
-class GivenClaimTask(Task[Claim]):
+class GivenClaimTask(Claiming):
     """A claim of a given address, which `lease` has reserved already."""
 
     def __init__(self, place: ClaimPlace, verdicts: Verdicts, lease: Lease) -> None:
-        super().__init__(verdicts)
-        self._place = place
+        super().__init__(place, verdicts)
         self._verdicts = verdicts
         self._lease = lease
 
-    def finish(self) -> Claim:
+    def take(self) -> Claim:
         """Claim the address, or raise why not."""
         address, lease, verdicts = self._lease.address, self._lease, self._verdicts
         outcome = verdicts.outcomes[int(address)]
@@ -271,11 +320,8 @@ class GivenClaimTask(Task[Claim]):
 
     def abandon(self) -> Future[None]:
         """Forget the lease."""
+        super().abandon()
         return self._place.writer.call(self._place.store.forget, self._lease.id)
-
-    def discard(self, result: Claim) -> None:
-        """Release what nobody wants."""
-        result.discard()
 
 
 def _refusal(where: str, outcome: Outcome) -> ArpipamError:

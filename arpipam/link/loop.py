@@ -355,6 +355,9 @@ class Loop:
     def _finish(self, task: Task[Any]) -> None:
         if task not in self._tasks:  # it has just failed
             return
+        goes_on = not task.unwanted and self._attempt(task, task.goes_on)
+        if goes_on or task not in self._tasks:
+            return
         self._drop(task)
         if task.unwanted:
             task.fail(LinkError("cancelled"))

@@ -108,6 +108,10 @@ class Task(Generic[T]):
             return None
         return UnknownError(f"{link.interface}: its own MAC or address changed during the search; try again")
 
+    def goes_on(self) -> bool:
+        """The machine is done: whether another one has taken its place, so that there is no result yet."""
+        return False
+
     def finish(self) -> T:
         """The result, before any other frame is looked at. What this raises is what the caller gets."""
         raise NotImplementedError

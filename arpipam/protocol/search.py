@@ -17,6 +17,7 @@ from arpipam.protocol.canary import Canary
 from arpipam.protocol.interest import Interest
 from arpipam.protocol.outbox import Outbox
 from arpipam.protocol.outcome import NO_WITNESS
+from arpipam.protocol.passage import PASSED_FOR, Passage
 from arpipam.protocol.probing import Probing
 from arpipam.protocol.survey import FRESH, Answer, RecentRequests, Survey
 from arpipam.protocol.witnesses import SELDOM, LinkWitnesses, SearchWitnesses
@@ -45,6 +46,8 @@ class LinkMemory:
 
     def __init__(self, parameters: Parameters) -> None:
         self.longest_probing = parameters.longest_probing
+        self.passed_at = float("-inf")
+        """When a station answered a MAC that is not this host's own (see passage.py)."""
         confirming = parameters.confirm.longest if parameters.confirm else 0.0
         seldom = 0.0 if parameters.own_address else SELDOM
         self.witnesses = LinkWitnesses(max(self.longest_probing, parameters.budget + confirming, seldom))
@@ -76,7 +79,7 @@ class Search:
         """Why there is no outcome, once `done`."""
         self.started = now
         self.canary = Canary(parameters.canary, parameters.last, rng=rng, taken=self._is_taken)
-        memory = LinkMemory(parameters) if memory is None else memory
+        memory = self.memory = LinkMemory(parameters) if memory is None else memory
         self.witnesses = SearchWitnesses(
             parameters.timing,
             bound=parameters.miss_probability,
@@ -171,6 +174,14 @@ class Search:
             if self.probing.done:
                 probing, self.probing = self.probing, None
                 self._probed(probing, now)
+
+    def passage(self, address: int, now: float) -> Passage | None:
+        """What finds out, once the address is ours, whether its MAC passes; None: that is known, or nobody can say."""
+        witnesses = [witness for witness in self.witnesses.all() if self.witnesses.answers(witness)]
+        if not witnesses or self.mac == self.parameters.own_mac or now - self.memory.passed_at < PASSED_FOR:
+            return None
+        loss, round_trip = self.witnesses.likely_loss(), self.witnesses.round_trip or 0.0
+        return Passage(self.mac, address, witnesses, loss=loss, round_trip=round_trip, now=now)
 
     def _resume(self, now: float) -> None:
         """A pause is over."""

@@ -309,6 +309,12 @@ class SearchWitnesses:
         answered, unanswered = sum(s for s, _ in counts), sum(f for _, f in counts)
         return unanswered / (answered + unanswered) if unanswered else 0.0
 
+    def likely_loss(self) -> float:
+        """The same, and never 0: what was not lost so far may be lost next."""
+        counts = [self.counts(witness, float("inf"), 0) for witness in self.all()]
+        answered, unanswered = sum(s for s, _ in counts), sum(f for _, f in counts)
+        return (unanswered + 0.5) / (answered + unanswered + 1)
+
     def answered(self) -> bool:
         """Whether any witness beyond this host answered since the count began."""
         return any(self.answers(witness) for witness in self.all() if witness not in self.local)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from arpipam import Allocator, AsyncAllocator, ClaimState, LeaseError, LeaseState, PoolExhaustedError
+from arpipam import Allocator, AsyncAllocator, ClaimState, LeaseError, LeaseState, PoolExhaustedError, UnknownError
 from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link.task import Run
 from arpipam.protocol import arp
@@ -69,6 +70,34 @@ def test_an_address_that_another_process_has_leased_is_passed_over(allocator: Al
     first = records.reserve("near", allocator.claim("web").address + 1, 28, arp.mac_text(OTHER), "other")
     assert first is not None
     assert allocator.claim("web").address == first.address + 1
+
+
+@contextlib.contextmanager
+def only(mac: bytes, there: Space) -> Iterator[None]:
+    """The far end lets no other MAC pass, as port security does."""
+    there.run("nft", "add table netdev guard")
+    there.run("nft", "add chain netdev guard in { type filter hook ingress device far priority 0; }")
+    there.run("nft", f"add rule netdev guard in ether saddr != {arp.mac_text(mac)} drop")
+    try:
+        yield
+    finally:
+        there.run("nft", "delete table netdev guard")
+
+
+def test_where_only_the_hosts_own_mac_passes_a_claim_says_so_and_leaves_nothing(
+    allocator: Allocator, records: LeaseStore, there: Space
+) -> None:
+    with only(allocator.link.mac, there):
+        for given in (None, "10.7.0.9"):
+            with pytest.raises(UnknownError, match=r"answer this host's own MAC .* but not another one") as told:
+                allocator.claim("web", given)
+            assert "alone" not in str(told.value)
+            assert states(records) == {}
+            assert not allocator.loop._kept
+    claim = allocator.claim("web")  # the same address as before: it rests from nothing
+    assert str(claim.address) == "10.7.0.3"
+    with only(allocator.link.mac, there):
+        assert str(allocator.claim("db").address) == "10.7.0.4"  # for a while it is not asked again
 
 
 def test_what_turns_out_to_be_used_is_not_leased(allocator: Allocator, records: LeaseStore, there: Space) -> None:

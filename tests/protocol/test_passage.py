@@ -1,0 +1,153 @@
+"""Whether a new MAC passes: who is asked, how often, and what silence means."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from arpipam.protocol import arp
+from arpipam.protocol.arp import ArpPacket
+from arpipam.protocol.first_free import FirstFree
+from arpipam.protocol.passage import LEAST_TRIES, PASSED_FOR, Passage
+from arpipam.protocol.search import LinkMemory
+from tests.support.search import FIRST, WITNESS, ByHand, mac, parameters
+
+NEW, OWN, STATION = mac(1), mac(2), mac(3)
+OTHER = WITNESS + 7
+
+
+class Room:
+    """A passage, its clock, and what it sent."""
+
+    def __init__(self, *, loss: float = 0.04, round_trip: float = 0.001) -> None:
+        self.now = 10.0
+        self.passage = Passage(NEW, FIRST, (WITNESS, OTHER), loss=loss, round_trip=round_trip, now=self.now)
+        self.sent: list[tuple[float, ArpPacket]] = []
+
+    def step(self) -> None:
+        due = self.passage.deadline
+        assert due is not None
+        self.now = max(self.now, due)
+        self.passage.advance(self.now)
+        for outbox in self.passage.outboxes():
+            while frames := outbox.peek(1):
+                packet = arp.dissect(frames[0])
+                assert isinstance(packet, ArpPacket)
+                self.sent.append((self.now, packet))
+                outbox.sent(1, self.now)
+
+    def end(self) -> bool:
+        while not self.passage.done:
+            self.step()
+        return self.passage.passed
+
+    def answer(self, *, to: bytes = NEW, by: int = WITNESS, operation: int = arp.REPLY) -> None:
+        self.passage.receive(ArpPacket(operation, STATION, by, to, FIRST, STATION, to), self.now)
+
+
+def test_it_asks_from_the_claimed_address_by_an_ordinary_request() -> None:
+    room = Room()
+    room.step()
+    [(_, packet)] = room.sent
+    assert packet == arp.dissect(arp.request(NEW, FIRST, WITNESS))
+    assert not packet.is_probe
+    assert room.passage.interest.macs == {NEW}
+
+
+def test_one_answer_is_enough() -> None:
+    room = Room()
+    room.step()
+    room.answer()
+    assert room.passage.done
+    assert room.passage.passed
+    assert len(room.sent) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"to": OWN}, {"by": WITNESS + 1}, {"operation": arp.REQUEST}],
+    ids=["to the host's own MAC", "by nobody we asked", "a question"],
+)
+def test_what_is_no_answer(answer: dict[str, Any]) -> None:
+    room = Room()
+    room.step()
+    room.answer(**answer)
+    assert not room.end()
+
+
+def test_after_a_few_tries_at_each_witness_in_turn_it_gives_up() -> None:
+    room = Room()
+    assert not room.end()
+    assert [packet.target_ip for _, packet in room.sent] == [WITNESS, OTHER, WITNESS, OTHER, WITNESS]
+    assert len(room.sent) >= LEAST_TRIES
+    assert room.now - room.sent[0][0] == pytest.approx(0.5)
+    text = room.passage.doubt(OWN)
+    assert arp.mac_text(OWN) in text
+    assert arp.mac_text(NEW) in text
+    assert "port security" in text
+    assert "alone" not in text
+
+
+def test_the_more_the_link_loses_the_more_tries_there_are() -> None:
+    """So that a lossy link is no false alarm: here half of all answers are lost."""
+    alarms, rng = 0, random.Random(1)
+    for _ in range(2000):
+        room = Room(loss=0.5)
+        while not room.passage.done:
+            room.step()
+            if rng.random() < 0.5 and not room.passage.done:
+                room.answer()
+        alarms += not room.passage.passed
+    assert alarms == 0
+
+
+def test_on_a_slow_link_the_tries_are_two_round_trips_apart() -> None:
+    room = Room(round_trip=0.3)
+    room.step()
+    assert room.passage.deadline == pytest.approx(room.now + 0.6)
+
+
+def test_dropped_frames_are_made_up_for() -> None:
+    few, more = Room(), Room()
+    more.passage.overflow(3, 10.0)
+    few.end()
+    more.end()
+    assert len(more.sent) == len(few.sent) + 1
+
+
+def test_it_waits_until_its_frame_has_left() -> None:
+    room = Room()
+    room.passage.advance(room.now)
+    assert room.passage.deadline is None
+
+
+# What a search makes of it.
+
+
+def found(**changes: Any) -> tuple[FirstFree, LinkMemory, float]:
+    known = parameters(**changes)
+    memory = LinkMemory(known)
+    search = FirstFree(iter([FIRST]), NEW, known, rng=random.Random(1), now=0.0, memory=memory)
+    ended = ByHand({WITNESS: STATION}).end(search)
+    assert search.found is not None
+    return search, memory, ended
+
+
+def test_who_has_answered_is_asked_unless_it_is_known_that_another_mac_passed() -> None:
+    search, memory, now = found()
+    passage = search.passage(FIRST, now)
+    assert passage is not None
+    assert passage._witnesses == [WITNESS]
+    memory.passed_at = now
+    assert search.passage(FIRST, now + PASSED_FOR - 1) is None
+    assert search.passage(FIRST, now + PASSED_FOR) is not None
+
+
+def test_where_nobody_has_answered_or_the_mac_is_the_hosts_own_nobody_is_asked() -> None:
+    alone, _, now = found(witnesses=(), alone=True)
+    assert alone.passage(FIRST, now) is None
+    search, _, now = found()
+    search.mac = search.parameters.own_mac
+    assert search.passage(FIRST, now) is None
