@@ -3,8 +3,7 @@
 Searches come and go; claims stay and are defended until they are let go. Everything that touches them happens on this
 thread, so that between "free" and "claimed" there is no moment in which a frame is not looked at.
 
-One fault, one casualty: a task that raises ends with what it raised, a callback that raises is logged; the loop goes
-on. Only an error of the link itself ends it.
+One fault, one casualty: a task that raises ends, a callback that does is logged; only the link's errors end the loop.
 """
 
 from __future__ import annotations
@@ -353,10 +352,9 @@ class Loop:
             return None
 
     def _finish(self, task: Task[Any]) -> None:
-        if task not in self._tasks:  # it has just failed
+        if task in self._tasks and not task.unwanted and self._attempt(task, task.goes_on):
             return
-        goes_on = not task.unwanted and self._attempt(task, task.goes_on)
-        if goes_on or task not in self._tasks:
+        if task not in self._tasks:  # it has just failed
             return
         self._drop(task)
         if task.unwanted:
