@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from arpipam.errors import AddressInUseError, InputError
+from arpipam.errors import AddressLeasedError, InputError
 from arpipam.leases.lease import LeaseState
 from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.leases.writer import LeaseWriter
@@ -39,7 +39,7 @@ from arpipam.second_look import SecondLook
 from arpipam.tasks import CheckTask, ClaimPlace, ClaimTask, FindTask, GivenClaimTask, Place, ProbeTask, ScanTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
     from ipaddress import IPv4Address, IPv4Network
     from types import TracebackType
 
@@ -215,12 +215,19 @@ class Allocator:
         scan = Scan(candidates, self._terms, now=now, rng=self._rng, on_station=heard)
         return self._run(ScanTask(self._place(), scan, alone=self._terms.alone, rate=self._rate))
 
-    def start_claim(self, owner: str, address: IPv4Address | str | None, mac: str | None) -> Task[Claim]:
-        """Start what `claim` waits for."""
+    def start_claim(
+        self, owner: str, address: IPv4Address | str | None, mac: str | None, *, promised: Container[int] = ()
+    ) -> Task[Claim]:
+        """Start what `claim` waits for.
+
+        An address that is `promised` to another is passed over, unless it is the given one. That is looked up, on the
+        loop's thread, when the address is about to be tried.
+        """
         if address is not None:
             return self._claim_given(owner, parse_address(address, "address"), mac)
         mac = arp.mac_text(self._mac(mac))
-        return self._run(ClaimTask(self._claim_place(), owner, mac, partial(self._search, owner, mac)))
+        search = partial(self._search, owner, mac)
+        return self._run(ClaimTask(self._claim_place(), owner, mac, search, promised=promised))
 
     def start_check(self, claim: Claim) -> Task[Probed]:
         """Probe a claimed address again, under its MAC: after a gap in what was heard, it may be another's too.
@@ -259,7 +266,7 @@ class Allocator:
         # An address that is asked for by name need not have rested.
         lease = self.leases.reserve(self.interface, address, self.pool.prefix, mac, owner, rested=False)
         if lease is None:
-            raise AddressInUseError(
+            raise AddressLeasedError(
                 f"{self.interface}: {address} is leased on this host already; see `arpipam leases`, or take another"
             )
         return self._run(GivenClaimTask(self._claim_place(), verdicts, lease))

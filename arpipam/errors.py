@@ -24,6 +24,15 @@ class AddressInUseError(ArpipamError):
 
     exit_status = 1
 
+    def __init__(self, text: str = "", mac: str | None = None) -> None:
+        super().__init__(text)
+        self.mac = mac
+        """Of that station, where it is known."""
+
+
+class AddressLeasedError(AddressInUseError):
+    """This host has leased the address already."""
+
 
 class PoolExhaustedError(ArpipamError):
     """Every address of the pool is used, reserved or being claimed by somebody."""

@@ -17,7 +17,7 @@ from arpipam.protocol.outcome import NO_WITNESS, Outcome, Verdict
 from arpipam.results import Found, Probed, Station
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
     from concurrent.futures import Future
 
     from arpipam.leases.lease import Lease, LeaseStore
@@ -232,9 +232,14 @@ class ClaimTask(Claiming):
         place: ClaimPlace,
         owner: str,
         mac: str,
-        search: Callable[[Callable[[int], None], Callable[[int], None]], FirstFree],
+        search: Callable[[Callable[[int], bool | None], Callable[[int], None]], FirstFree],
+        *,
+        promised: Container[int] = (),
     ) -> None:
         """`search(reserve, unreserve)` makes the search, which asks these of this task."""
+        self.trying: int | None = None
+        """The address that it has leased, or is about to; it may be read from any thread."""
+        self._promised = promised
         self.search = search(self.reserve, self.unreserve)
         super().__init__(place, self.search)
         self._owner = owner
@@ -243,12 +248,19 @@ class ClaimTask(Claiming):
         self._failure: Exception | None = None
         self._over = False
 
-    def reserve(self, address: int) -> None:
-        """Have the address leased; the search is answered later."""
+    def reserve(self, address: int) -> bool | None:
+        """Have the address leased; the search is answered later. False: it is promised to another."""
+        # In this order: whoever promises an address and looks then at what is tried misses nothing.
+        self.trying = address
+        if address in self._promised:
+            self.trying = None
+            return False
         self._place.writer.post(self._reserve, address)
+        return None
 
     def unreserve(self, address: int) -> None:
         """Forget the lease: the address is not free."""
+        self.trying = None
         self._forget(self._held.pop(address))
 
     def take(self) -> Claim:
@@ -293,6 +305,8 @@ class ClaimTask(Claiming):
             return
         if lease is not None:
             self._held[address] = lease
+        else:
+            self.trying = None
         self.search.answer(granted=lease is not None, now=self._place.loop.link.now())
 
     def _forget(self, lease: Lease) -> None:
@@ -330,4 +344,5 @@ def _refusal(where: str, outcome: Outcome) -> ArpipamError:
         return UnknownError(f"{where}: {outcome.reason}")
     if outcome.verdict is Verdict.CONTENDED:
         return AddressInUseError(f"{where} is being claimed{by} at this moment; take another, or try again")
-    return AddressInUseError(f"{where} is in use{by or ' (' + outcome.reason + ')'}; take another")
+    mac = None if outcome.mac is None else arp.mac_text(outcome.mac)
+    return AddressInUseError(f"{where} is in use{by or ' (' + outcome.reason + ')'}; take another", mac)

@@ -104,10 +104,7 @@ class SqliteLeaseStore:
             if row is not None:
                 if row["state"] != LeaseState.QUARANTINED or (rested and row["owner"] != owner):
                     return None
-                self._db.execute(
-                    f"UPDATE lease SET state = 'released', changed = ?, step = {_NEXT_STEP} WHERE id = ?",
-                    (now, row["id"]),
-                )
+                self._db.execute(f"UPDATE lease SET state = 'released', step = {_NEXT_STEP} WHERE id = ?", (row["id"],))
             cursor = self._db.execute(
                 "INSERT INTO lease (interface, address, prefix, mac, owner, state, created, changed, step)"
                 f" VALUES (?, ?, ?, ?, ?, 'claimed', ?, ?, {_NEXT_STEP})",

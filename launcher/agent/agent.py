@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from arpipam.errors import ArpipamError, InputError
 from arpipam.leases.lease import LeaseState
 from arpipam.protocol.outcome import NO_WITNESS
+from launcher.agent import subnets
 from launcher.agent.config.keys import NetworkSettings
 from launcher.agent.conflicts import Conflicts
 from launcher.agent.contract import AddressKind, AddressRequest, ClaimRequest, EventKind, PoolRequest, Status
@@ -25,6 +26,7 @@ from launcher.agent.log import logger
 from launcher.agent.memory import Memory
 from launcher.agent.metrics import Metrics
 from launcher.agent.network.containers import Containers
+from launcher.agent.network.held import Role
 from launcher.agent.network.holdings import release_leftovers
 from launcher.agent.network.network import Network
 from launcher.agent.network.shared import Tools
@@ -87,8 +89,9 @@ class Agent:
             memory=self._memory,
             declared=Declared(config, on_subnet=edges.on_subnet),
             edges=edges,
-            containers=Containers(driver),
+            containers=Containers(driver, lambda: [network.pool for network in self._networks()]),
             spawn=self.spawn,
+            is_container=self._is_container,
         )
         self._following = Following(
             self.tools, self._supervisor, soon=self._soon, networks=self._networks, forget_pool=self._forget_pool
@@ -199,7 +202,7 @@ class Agent:
             return await network.reserved.keep(request.address, gateway=request.kind is AddressKind.GATEWAY)
         assert request.mac is not None  # noqa: S101 - that is what makes it an endpoint's
         try:
-            lease = await network.hand_out.give(request.mac, request.address)
+            lease = await subnets.hand_out(network, self._networks(), request.mac, request.address)
         except ArpipamError as error:
             text = str(error).replace(NO_WITNESS, NO_WITNESS_FOR_DOCKER)
             network.tell(EventKind.REFUSED, mac=request.mac, address=str(request.address or ""), text=text)
@@ -209,7 +212,10 @@ class Agent:
     async def release_address(self, pool: str, address: IPv4Address) -> None:
         """A container has stopped, or left the network; what is not known was given back already."""
         if pool in self._running:
-            await self._running[pool].network.take_back(address)
+            network = self._running[pool].network
+            if address not in network.subnet:  # it was full, see subnets.py
+                network = self._network_of(network.interface, address) or network
+            await network.take_back(address)
             self._following.follower.look()
 
     # What the command line and arpipam-run ask.
@@ -316,6 +322,10 @@ class Agent:
     def _network_of(self, interface: str, address: IPv4Address) -> Network | None:
         fitting = (n for n in self._networks() if n.interface == interface and address in n.subnet)
         return next(fitting, None)
+
+    def _is_container(self, mac: str) -> bool:
+        leased = (held for network in self._networks() for held in network.holdings.of_mac(mac))
+        return self.tools.containers.has(mac) or any(held.role is Role.DOCKER for held in leased)
 
     async def _network_for(self, wanted: ClaimRequest) -> Network:
         """The network that a request of arpipam-run means; made where Docker has none there."""

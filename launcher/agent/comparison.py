@@ -82,6 +82,7 @@ class Comparison:
         # A stopped container may keep an address that another one has by now.
         known = sorted(self._endpoints(network.pool, view), key=lambda endpoint: endpoint.running)
         endpoints = {endpoint.address: endpoint for endpoint in known}
+        network.promises.learn(endpoints)
         if not network.link.opened.is_set():
             await self._end_unseen(network, view, endpoints, unseen)
             return
@@ -96,7 +97,8 @@ class Comparison:
             if held.address in endpoints or _is_anothers(held.lease, view):
                 continue
             if self._is_over(held, view):
-                leaked = held.idle_since is None and network.pool.count  # only Docker releases what it was given
+                # Only Docker releases what it was given; what a stopped container keeps it has released before.
+                leaked = held.idle_since is None and not held.kept and network.pool.count
                 await network.end(held, EventKind.LEAKED if leaked else EventKind.RELEASED)
             else:
                 self._open = True
@@ -162,14 +164,8 @@ class Comparison:
     # Who is who.
 
     def _has(self, pool: DockerPool, docker: AttachedNetwork) -> bool:
-        """Whether the Docker network has its addresses from the pool.
-
-        Docker names the bridge or parent; where only one pool has the subnet, it is that one, whatever its link is.
-        """
-        if docker.ipam != self._tools.containers.driver or docker.subnet != pool.subnet:
-            return False
-        pools = [network.pool for network in self._networks() if network.pool.subnet == pool.subnet]
-        return docker.interface == pool.interface or len(pools) == 1
+        """Whether the Docker network has its addresses from the pool."""
+        return docker.subnet == pool.subnet and self._tools.containers.is_from(docker, pool.interface)
 
     def _endpoints(self, pool: DockerPool, view: EngineView) -> Iterator[Endpoint]:
         for docker in view.networks:

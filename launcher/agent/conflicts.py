@@ -7,6 +7,7 @@ claims meet, as after a cut, the older one stays, and both hosts know which one 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 from arpipam.errors import ArpipamError
@@ -30,6 +31,7 @@ MOVING = 60.0  # s that the container gets to run, so that it can be moved
 LOOK = 0.5  # s between two looks at that
 MOST_OF_ONE, MOST_IN_ALL = 4, 64  # conflicts told in TOLD_EVERY, of one address and of all; the rest is counted
 MOVES_AT_ONCE = 2
+MOST_MOVES, MOVES_SPAN = 3, 3600.0  # moves of one container in so many seconds; whoever follows it moves on too
 _MEMORY = 1024
 
 
@@ -41,7 +43,11 @@ class Conflicts:
         self._edges = tools.edges
         self._move = move
         self._told: dict[tuple[str, IPv4Address, str, bool | None], float] = {}
-        self._moving: set[IPv4Address] = set()
+        self._moving: set[tuple[str, IPv4Address]] = set()
+        self._moved: dict[str, deque[float]] = {}
+        """When each container was moved of late."""
+        self._restless: set[str] = set()
+        """Those that are not moved any more for now."""
         self._moves = asyncio.Semaphore(MOVES_AT_ONCE)
         self._hooks = Hooks(tools.journal, tools.spawn, tools.edges.run_hook)
         self._flood = Flood(TOLD_EVERY, MOST_OF_ONE, MOST_IN_ALL)
@@ -51,6 +57,7 @@ class Conflicts:
         self._tools.metrics.conflict(network.interface)
         young = conflict.older is False and self._edges.monotonic() - held.born < INFANCY
         moves = young or (network.settings.policy == "move" and conflict.older is not True)
+        moves = moves and not self._is_restless(network, held)
         key = network.interface, conflict.address, conflict.other, conflict.older
         now = self._edges.monotonic()
         if now - self._told.get(key, -TOLD_EVERY) >= TOLD_EVERY:
@@ -62,9 +69,26 @@ class Conflicts:
                 self._tell(network, held, conflict, moves=moves)
             elif not counted:
                 asyncio.get_running_loop().call_later(TOLD_EVERY, self._tell_counts)
-        if moves and conflict.address not in self._moving:
-            self._moving.add(conflict.address)
+        if moves and (network.interface, conflict.address) not in self._moving:
+            self._moving.add((network.interface, conflict.address))
             self._tools.spawn(self._move_on(network, held, conflict))
+
+    def _is_restless(self, network: Network, held: Held) -> bool:
+        """Whether its container was moved so often of late that it stays now, which is told once."""
+        now, container = self._edges.monotonic(), held.lease.container
+        self._moved = {name: times for name, times in self._moved.items() if now - times[-1] < MOVES_SPAN}
+        times = self._moved.get(container)
+        if times is None or len(times) < MOST_MOVES or now - times[0] >= MOVES_SPAN:
+            self._restless.discard(container)
+            return False
+        if container not in self._restless:
+            self._restless.add(container)
+            text = (
+                f"{held.lease.owner} keeps {held.address}: it was moved {MOST_MOVES} times within an hour, and others "
+                "use its addresses all the same; find that station, conflicts are only reported until then"
+            )
+            network.tell(EventKind.MOVE_FAILED, address=str(held.address), owner=held.lease.owner, text=text)
+        return True
 
     def _tell(self, network: Network, held: Held, conflict: Conflict, *, moves: bool) -> None:
         policy = network.settings.policy
@@ -73,7 +97,7 @@ class Conflicts:
                 "defend": "it is told that the address is ours",
                 "report": "find that station",
                 "move": "the container gets another address unless that is the younger claim of another agent",
-            }[policy]
+            }["report" if policy == "move" and not moves else policy]
         elif conflict.older:
             does = "our claim is the older one and stays"
         else:
@@ -128,6 +152,8 @@ class Conflicts:
                     if not network.holdings.has(held):
                         return  # it has stopped while others were moved
                     held.leaving = True
+                    times = self._moved.setdefault(held.lease.container, deque(maxlen=MOST_MOVES))
+                    times.append(self._edges.monotonic())
                     await self._move(held.lease.container.partition("@")[0], docker)
             except ArpipamError as error:
                 text = f"{held.lease.owner} keeps {address}, which {conflict.other} uses too: {error}"
@@ -137,4 +163,4 @@ class Conflicts:
                 network.tell("moved", address=str(address), owner=held.lease.owner, text=text)
         finally:
             held.leaving = False
-            self._moving.discard(address)
+            self._moving.discard((network.interface, address))

@@ -127,6 +127,8 @@ class EventKind(StrEnum):
     """A container has stopped; the agent answers for its address."""
     RELEASED = "released"
     """An address is ours no more."""
+    SAME_MAC = "same MAC"
+    """Two containers of this host have the same MAC on one link, which cannot tell them apart."""
     REFUSED = "refused"
     """Docker asked for an address and got none."""
     LEAKED = "leaked"

@@ -104,7 +104,8 @@ class Hooks:
 
     def pass_on(self, path: Path, event: Event) -> None:
         """Run the hook with this event soon, unless too many wait already."""
-        of_one = sum(waiting.address == event.address for _, waiting in self._waiting)
+        here = event.interface, event.address
+        of_one = sum((waiting.interface, waiting.address) == here for _, waiting in self._waiting)
         if len(self._waiting) >= MOST_WAITING or of_one >= MOST_OF_ONE:
             if not self._left_out:
                 text = f"hook {path}: {len(self._waiting)} events wait for it, so some are left out"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from arpipam.claim import Conflict
 from arpipam.claim_state import ClaimState
-from arpipam.errors import LinkError, PoolExhaustedError
+from arpipam.errors import AddressInUseError, LinkError, PoolExhaustedError
 from arpipam.link.hearing import Hearing
 from arpipam.protocol.outcome import Verdict
 from arpipam.protocol.pool import Pool
@@ -28,7 +28,7 @@ from launcher.engine.model import AttachedNetwork, Endpoint, EngineView
 from tests.support.leases import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Container
 
     from arpipam.leases.lease import Lease, LeaseStore
     from arpipam.protocol.policy import Policy
@@ -125,6 +125,8 @@ class FakeLink:
     """The claimed addresses that were probed again."""
     unknown: Verdict | None = None
     """The verdict on all of them, where it is always the same."""
+    refusal: Exception | None = None
+    """What every search ends with."""
     opened: int = 0
     closed: int = 0
     ended: Future[object] = field(default_factory=Future)
@@ -198,13 +200,18 @@ class FakeAllocator:
         future.set_result(SimpleNamespace(verdict=verdict, reason="no station answered"))
         return SimpleNamespace(future=future)
 
-    def start_claim(self, owner: str, address: IPv4Address | None, mac: str | None) -> Any:
+    def start_claim(
+        self, owner: str, address: IPv4Address | None, mac: str | None, *, promised: Container[int] = ()
+    ) -> Any:
         self._wire.searches.append(self._options | {"address": address})
         future: Future[Any] = Future()
+        if self._wire.refusal is not None:
+            future.set_exception(self._wire.refusal)
+            return SimpleNamespace(future=future)
         candidates = [address] if address is not None else list(SUBNET.hosts())
         try:
             for candidate in candidates:
-                if candidate in self._wire.used:
+                if candidate in self._wire.used or (address is None and int(candidate) in promised):
                     continue
                 number = int(candidate) & 0xFF
                 store = self._wire.store
@@ -215,7 +222,8 @@ class FakeAllocator:
                     future.set_result(claim)
                     break
             else:
-                future.set_exception(PoolExhaustedError("br0: no address is free"))
+                error = PoolExhaustedError if address is None else AddressInUseError
+                future.set_exception(error("br0: no address is free"))
         except Exception as error:  # noqa: BLE001 - as the loop hands it over
             future.set_exception(error)
         return SimpleNamespace(future=future)
@@ -250,7 +258,8 @@ def bench(store: LeaseStore, settings: NetworkSettings | None = None, **edges: A
     """A network that is not open yet. On the running event loop."""
     wire = FakeLink(store)
     loop = asyncio.get_running_loop()
-    containers = Containers("arpipam")
+    pool = DockerPool("br0", SUBNET, count=1)
+    containers = Containers("arpipam", lambda: [pool])
     tools: Any = SimpleNamespace(
         leases=store,
         containers=containers,
@@ -259,6 +268,7 @@ def bench(store: LeaseStore, settings: NetworkSettings | None = None, **edges: A
         memory=SimpleNamespace(of=lambda _: Stations()),
         journal=Journal(time.time),
         declared=SimpleNamespace(of=lambda *_: SimpleNamespace(required={}, kept=())),
+        is_container=lambda _: False,
         spawn=lambda work: None if loop.is_closed() else loop.create_task(work),
     )
     made = Bench(cast("Any", None), wire, containers, tools)
@@ -270,7 +280,6 @@ def bench(store: LeaseStore, settings: NetworkSettings | None = None, **edges: A
     }
     tools.edges = Edges(**cast("Any", given | edges))
     settings = settings or NetworkSettings(ready=0)
-    pool = DockerPool("br0", SUBNET, count=1)
     tools.pools = SimpleNamespace(get=lambda _: pool)
     made.network = Network(pool.id, settings, tools, loop)
     return made

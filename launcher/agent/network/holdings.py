@@ -7,6 +7,7 @@ each claim, and what was begun is finished even where its caller is cancelled: s
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from arpipam.errors import LinkError
@@ -46,6 +47,7 @@ class Holdings:
         soon: Callable[..., None],
         edges: Edges,
         quarantine: Callable[[], float],
+        is_container: Callable[[str], bool] = lambda _: False,
         on_change: Callable[[Held, ClaimState], None] = lambda *_: None,
         on_conflict: Callable[[Held, Conflict], None] = lambda *_: None,
     ) -> None:
@@ -57,6 +59,7 @@ class Holdings:
         self._now = edges.monotonic
         self._calendar = edges.now
         self._quarantine = quarantine
+        self._is_container = is_container
         self._on_change = on_change
         self._on_conflict = on_conflict
         self._by_address: dict[IPv4Address, Held] = {}
@@ -78,6 +81,10 @@ class Holdings:
         """Which one the MAC was given last."""
         known = self._by_mac.get(arp.mac_bytes(mac))
         return known[-1] if known else None
+
+    def of_mac(self, mac: str) -> list[Held]:
+        """All that have the MAC."""
+        return list(self._by_mac.get(arp.mac_bytes(mac), ()))
 
     def is_ours(self, mac: bytes) -> bool:
         """Whether a claim of ours has the MAC; from any thread."""
@@ -299,6 +306,22 @@ class Holdings:
         bound = await self._in_thread(self._bound)
         return [lease for lease in bound if bool(lease.mac) is with_mac]
 
+    async def on_disk(self, *states: LeaseState) -> list[Lease]:
+        """All leases of this network in these states, whoever has them; those that changed first come first."""
+        known = await self._in_thread(partial(self._store.leases, self._interface, states=states))
+        return sorted((lease for lease in known if lease.address in self._subnet), key=lambda lease: lease.changed)
+
+    async def hand_out_unheld(self, lease: Lease, mac: str) -> Lease | None:
+        """Give a container's lease, of a link that is closed, to whoever starts with it; None where it has a claim."""
+
+        async def hand_out() -> Lease | None:
+            async with self._of_no_claim:
+                if self.get(lease.address) is not None:
+                    return None
+                return await self._in_thread(self._store.hand_out, lease.id, mac, lease.owner, lease.container)
+
+        return await self._to_its_end(hand_out())
+
     async def end_lease(self, lease: Lease, quarantine: float = 0.0) -> bool:
         """End such a lease; False where it has a claim by now, or has ended."""
 
@@ -321,6 +344,8 @@ class Holdings:
             self._on_change(held, state)
 
     def _met(self, held: Held, conflict: Conflict) -> None:
+        if held.role is Role.DOCKER and self._is_container(conflict.other):
+            return  # a container with two interfaces on one link answers by both, for both of its addresses
         if self.has(held):
             held.conflict, held.conflict_at = conflict, self._now()
             self._on_conflict(held, conflict)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from arpipam.claim import Claim
     from arpipam.protocol.policy import Policy
     from launcher.agent.contract import ClaimRequest
+    from launcher.agent.network.claiming import Claiming
     from launcher.agent.network.held import Held
     from launcher.agent.network.holdings import Holdings
     from launcher.agent.network.link import NetworkLink
     from launcher.agent.network.ready import Ready
-    from launcher.agent.network.search import AddressSearch
 
 
 class Lending:
@@ -31,7 +31,7 @@ class Lending:
         subnet: IPv4Network,
         link: NetworkLink,
         holdings: Holdings,
-        search: AddressSearch,
+        claiming: Claiming,
         ready: Ready,
         *,
         options: Callable[[], Mapping[str, Any]],
@@ -41,7 +41,7 @@ class Lending:
         self._subnet = subnet
         self._link = link
         self._holdings = holdings
-        self._search = search
+        self._claiming = claiming
         self._ready = ready
         self._options = options
         self._policy = policy
@@ -54,9 +54,10 @@ class Lending:
         held = None
         if address is None and wanted.mac is None and not options.keys() - {"exclude"}:
             held = await self._take(wanted)
-        if held is None:
-            claim = await self._search.claim(wanted.owner, address, wanted.mac, **options)
-            held = self._holdings.add(claim, Role.LENT)
+        if held is None and address is not None:
+            held = await self._claiming.named(wanted.owner, address, wanted.mac, **options)
+        elif held is None:
+            held = await self._claiming.any(wanted.owner, wanted.mac, **options)
         self._tell(EventKind.CLAIMED, address=str(held.address), mac=held.lease.mac, owner=wanted.owner)
         return held.claim
 

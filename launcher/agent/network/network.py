@@ -15,6 +15,7 @@ from arpipam.errors import LinkError
 from arpipam.protocol.policy import Policy
 from arpipam.protocol.timing import RFC5227
 from launcher.agent.contract import EventKind
+from launcher.agent.network.claiming import Claiming
 from launcher.agent.network.company import Company
 from launcher.agent.network.gaps import Gaps
 from launcher.agent.network.hand_out import HandOut
@@ -22,6 +23,7 @@ from launcher.agent.network.held import Role
 from launcher.agent.network.holdings import Holdings
 from launcher.agent.network.lending import Lending
 from launcher.agent.network.link import NetworkLink
+from launcher.agent.network.promises import Promises
 from launcher.agent.network.ready import PART, Ready
 from launcher.agent.network.reserved import Reserved
 from launcher.agent.network.search import AddressSearch
@@ -75,6 +77,7 @@ class Network:
             soon=self.soon,
             edges=edges,
             quarantine=lambda: tools.config.agent.quarantine,
+            is_container=tools.is_container,
             on_change=self._changed,
             on_conflict=self._met,
         )
@@ -88,8 +91,15 @@ class Network:
         )
         stations, remember = tools.memory.of(pool.interface), lambda: tools.config.agent.remember
         self.sightings = Sightings(stations, self.link, self.holdings, pool.subnet, remember, edges=edges)
+        self.promises = Promises()
         self.search = AddressSearch(
-            self.link, self.witnesses, self.sightings, self.options, tools.metrics.judged, edges=edges
+            self.link,
+            self.witnesses,
+            self.sightings,
+            self.options,
+            tools.metrics.judged,
+            promises=self.promises,
+            edges=edges,
         )
         self.ready = Ready(
             self.holdings,
@@ -97,15 +107,19 @@ class Network:
             self.witnesses,
             self.sightings,
             self.supervisor,
+            promises=self.promises,
             settings=lambda: self.settings,
             tell=self.tell,
             edges=edges,
+        )
+        self.claiming = Claiming(
+            self.holdings, self.witnesses, self.search, self.ready, self.promises, edges=edges, options=self.options
         )
         self.hand_out = HandOut(
             self.link,
             self.holdings,
             self.witnesses,
-            self.search,
+            self.claiming,
             self.ready,
             tools=tools,
             policy=self._policy,
@@ -117,7 +131,7 @@ class Network:
             pool.subnet,
             self.link,
             self.holdings,
-            self.search,
+            self.claiming,
             self.ready,
             options=self.options,
             policy=self._policy,
@@ -237,17 +251,17 @@ class Network:
                 held.claim.take_over()
             self.tell(EventKind.TAKEN_OVER, address=str(address), mac=held.lease.mac, owner=held.lease.owner)
 
-    async def end(self, held: Held, kind: str = EventKind.RELEASED) -> None:
-        """Nobody has it any more: it rests for a while."""
+    async def end(self, held: Held, kind: str = EventKind.RELEASED, *, quarantine: float | None = None) -> None:
+        """Nobody has it any more: it rests for a while, see `Holdings.end`."""
         if held.ending is None:
-            await self.holdings.end(held)
+            await self.holdings.end(held, quarantine)
             self.tell(kind, address=str(held.address), mac=held.lease.mac, owner=held.lease.owner)
 
     async def end_all(self) -> None:
         """Docker has no network on this pool any more."""
         await self.reserved.forget()
         for held in self.holdings:
-            await self.end(held)
+            await self.end(held, quarantine=0.0 if held.role is Role.READY else None)  # nobody has used what is ready
 
     async def adopt(self, address: IPv4Address, mac: str, owner: str, container: str) -> None:
         """A container has an address of ours that we did not know of."""

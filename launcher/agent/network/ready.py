@@ -19,15 +19,18 @@ from arpipam.protocol.outcome import Verdict
 from arpipam.protocol.timing import RFC5227
 from launcher.agent.contract import EventKind
 from launcher.agent.network.held import READY_OWNER, Role
+from launcher.agent.network.search import MadeWayError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable
+    from ipaddress import IPv4Address
 
     from arpipam.protocol.pool import Pool
     from launcher.agent.config.keys import NetworkSettings
     from launcher.agent.edges import Edges
     from launcher.agent.network.held import Held
     from launcher.agent.network.holdings import Holdings
+    from launcher.agent.network.promises import Promises
     from launcher.agent.network.search import AddressSearch
     from launcher.agent.network.sightings import Sightings
     from launcher.agent.network.witnesses import RequiredWitnesses
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 PART, CHECK = "ready addresses", "another look at ready addresses"
 """Their names among the failures."""
+SOON = 0.02  # s between two looks at whether an address is confirmed
 LOOK = 0.25  # s between two looks at how many there should be
 DEMAND = 15.0  # s: as many as were handed out in that time are wanted beside the usual number; a claim takes some 7 s
 PATIENCE = 30.0  # s for which there may be more of them than wanted
@@ -54,6 +58,7 @@ class Ready:
         sightings: Sightings,
         supervisor: Supervisor,
         *,
+        promises: Promises,
         settings: Callable[[], NetworkSettings],
         tell: Callable[..., None],
         edges: Edges,
@@ -63,6 +68,7 @@ class Ready:
         self._witnesses = witnesses
         self._sightings = sightings
         self._supervisor = supervisor
+        self._promises = promises
         self._settings = settings
         self._tell = tell
         self._now = edges.monotonic
@@ -96,15 +102,28 @@ class Ready:
         """An address is asked for."""
         self._taken.append(self._now())
 
-    def take(self, among: Pool | Collection[int] | None = None) -> Held | None:
-        """The one that has been ready longest, of these addresses where they are named; None where there is none.
+    def take(self, among: Pool | None = None) -> Held | None:
+        """The one that has been ready longest, in this pool if one is given; None where there is none.
 
         It has to be handed out, lent or ended before anything else is waited for but that.
         """
-        taken = next((held for held in self._able() if among is None or int(held.address) in among), None)
+        fitting = (held for held in self._able() if among is None or int(held.address) in among)
+        return self._take(next((held for held in fitting if int(held.address) not in self._promises), None))
+
+    def take_named(self, address: IPv4Address) -> Held | None:
+        """The same for this address, which is asked for by name; it may have to be probed again."""
+        return self._take(next((held for held in self._claimed() if held.address == address), None))
+
+    @staticmethod
+    def _take(taken: Held | None) -> Held | None:
         if taken is not None:
             taken.role = Role.LENT  # nobody else takes it
         return taken
+
+    async def confirmed(self, address: IPv4Address) -> None:
+        """Wait while it is being seen whether the address may become a ready one."""
+        while any(held.address == address for held in self._confirming):  # noqa: ASYNC110 - each has an end of its own
+            await asyncio.sleep(SOON)
 
     async def run(self) -> None:
         """Keep as many as wanted, until cancelled."""
@@ -113,6 +132,7 @@ class Ready:
             self._check()
             self._fill()
             await self._thin_out()
+            await self._keep_promises()
             await asyncio.sleep(LOOK)  # refilling can wait for the request that made it necessary
 
     async def close(self) -> None:
@@ -182,6 +202,8 @@ class Ready:
     async def _one_more(self) -> None:
         try:
             claim = await self._search.claim(READY_OWNER, None, None, confirm=RFC5227)
+        except MadeWayError:
+            return
         except ArpipamError as error:
             self._pause_until = self._now() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
@@ -205,7 +227,7 @@ class Ready:
             raise
         finally:
             del self._confirming[held]
-        if spoilt.is_set() or not whole or not held.is_defended:
+        if spoilt.is_set() or not whole or not held.is_defended or held.address in self._promises.kept:
             await self._holdings.end(held, 0.0)
             return
         self._pause = FIRST_PAUSE
@@ -215,6 +237,7 @@ class Ready:
         if held in self._confirming:
             self._confirming[held].set()
         elif held.role is Role.READY and self._holdings.has(held):
+            held.role = Role.LENT  # from now on: nobody takes it, and of a flood no more is told
             self._start(self._ends, partial(self._holdings.end, held, quarantine))
 
     def _start(self, tasks: set[asyncio.Task[bool]], work: Callable[[], Awaitable[None]]) -> None:
@@ -235,6 +258,14 @@ class Ready:
         self._surplus_since = self._surplus_since or now
         few = wanted < self._settings().ready
         while len(self) > wanted and (few or now - self._surplus_since > PATIENCE):
-            held = self._able()[-1]
-            await self._holdings.end(held, 0.0)
-            self._tell(EventKind.RELEASED, address=str(held.address), mac=held.lease.mac, owner=READY_OWNER)
+            await self._release(self._able()[-1])
+
+    async def _keep_promises(self) -> None:
+        """End those that a container has been promised meanwhile, for example by `docker create --ip`."""
+        for held in self._claimed():
+            if held.address in self._promises.kept and held.role is Role.READY:
+                await self._release(held)
+
+    async def _release(self, held: Held) -> None:
+        await self._holdings.end(held, 0.0)
+        self._tell(EventKind.RELEASED, address=str(held.address), mac=held.lease.mac, owner=READY_OWNER)

@@ -35,3 +35,5 @@ class Tools:
     containers: Containers
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     """Do something beside, to its end."""
+    is_container: Callable[[str], bool]
+    """Whether a container of this host has the MAC, on whatever network."""
