@@ -70,9 +70,19 @@ def who_has(namespace: Namespace, interface: str, address: str) -> set[str]:
 
 
 def who_have(
-    namespace: Namespace, interface: str, addresses: Iterable[str], *, timeout: float = 0.2, tries: int = 3
+    namespace: Namespace,
+    interface: str,
+    addresses: Iterable[str],
+    *,
+    timeout: float = 0.2,
+    tries: int = 3,
+    sender: str = "0.0.0.0",  # noqa: S104 - a sender, not a bind
 ) -> dict[str, set[str]]:
-    """The MACs that answer for each address within `timeout` seconds, asked so often from that interface."""
+    """The MACs that answer for each address within `timeout` seconds, asked so often from that interface.
+
+    Without a `sender` address these are probes, which some stations take for a conflict: name one that nobody has.
+    """
+    own = int.from_bytes(socket.inet_aton(sender), "big")
     targets = {int.from_bytes(socket.inet_aton(address), "big"): address for address in addresses}
     found: dict[str, set[str]] = {address: set() for address in targets.values()}
     with namespace.inside():
@@ -80,7 +90,7 @@ def who_have(
     with capture:
         for _ in range(tries):
             for target in targets:
-                capture.socket.send(arp.probe(_ASKER, target))
+                capture.socket.send(arp.request(_ASKER, own, target))
             until = time.monotonic() + timeout
             while (left := until - time.monotonic()) > 0:
                 select.select([capture.socket], [], [], left)

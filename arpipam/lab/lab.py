@@ -8,7 +8,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from arpipam.lab import cleanup, stations
 from arpipam.lab.host import UPLINK, Host
@@ -18,7 +18,10 @@ from arpipam.lab.wire import Wire
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from arpipam.lab.daemons import Program
+
 _COUNT = itertools.count()
+P = TypeVar("P", bound="Program")
 
 
 class Lab:
@@ -144,6 +147,13 @@ class Lab:
         station = stations.LabStation(namespace, addresses, **behaviour)
         self._stack.callback(station.close)
         return station
+
+    def run(self, kind: type[P], station: stations.LabStation, *words: Any, **options: Any) -> P:
+        """Start a program that gives this station its address, or others theirs: see arpipam.lab.daemons."""
+        program = kind(station, self.directory / f"program{next(self._names)}", *words, **options)
+        self._stack.callback(program.stop)
+        program.start()
+        return program
 
 
 def _terminated(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handler's arguments

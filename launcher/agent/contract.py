@@ -62,6 +62,12 @@ class NetworkView:
     """Parts of the network that do not work."""
     required: tuple[str, ...] = ()
     """Who must answer: declared hosts and named witnesses."""
+    dhcp: tuple[str, ...] = ()
+    """What each DHCP server was seen to give out, in one line each."""
+    dhcp_warnings: tuple[str, ...] = ()
+    """Those whose addresses are in the pool, and what to do, in one line each."""
+    dhcp_malformed: int = 0
+    """DHCP frames that were malformed."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,8 @@ class EventKind(StrEnum):
     """A container has an address of ours that was not recorded."""
     EXHAUSTED = "exhausted"
     """No address can be claimed ahead of need."""
+    DHCP = "dhcp"
+    """A DHCP server gives out addresses of the pool."""
     ENGINE_LOST = "engine lost"
     """The Docker engine cannot be reached."""
     ENGINE_FOUND = "engine found"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 from arpipam.allocator import Allocator
 from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link import netlink
+from arpipam.link.dhcp_socket import DhcpSocket
 from launcher.agent.hooks import run_hook
 from launcher.agent.memory import StationStore
 from launcher.agent.pools import PoolStore
@@ -79,6 +80,8 @@ class Edges:
     """Opens a link. What is drawn by lot is drawn there: a simulation makes allocators with a seed."""
     facts: Callable[[str], netlink.Facts] = netlink.facts
     """What the kernel says of an interface; waits."""
+    hear_dhcp: Callable[[str], DhcpSocket] = DhcpSocket
+    """Hears DHCP on an interface; OSError where it cannot."""
     on_subnet: Callable[[IPv4Network], list[str]] = netlink.on_subnet
     """The interfaces that have an address in a subnet; waits."""
     follower: MakesFollower = EngineWatch

@@ -122,6 +122,8 @@ class _OfStatus(Collector):
             "arpipam_dropped_frames", "Frames that the kernel dropped before they were read.", labels=_NETWORK
         )
         yield _filled(dropped, status.networks, lambda network: network.dropped)
+        malformed = CounterMetricFamily("arpipam_dhcp_malformed", "DHCP frames that were malformed.", labels=_NETWORK)
+        yield _filled(malformed, status.networks, lambda network: network.dhcp_malformed)
 
 
 def _filled(

@@ -43,6 +43,9 @@ def network_view(network: Network) -> NetworkView:
         dropped=network.link.allocator.loop.dropped if network.link.is_open else 0,
         failures=network.failures,
         required=tuple(name or str(address) for address, name in network.witnesses.names.items()),
+        dhcp=tuple(map(str, network.dhcp.servers)),
+        dhcp_warnings=network.dhcp.warnings(),
+        dhcp_malformed=network.dhcp.malformed,
     )
 
 

@@ -124,6 +124,9 @@ def _show(said: Status) -> None:
     for interface, failure in _failures(said):  # beside the table, which programs read
         where = f"{interface}: " if interface else ""
         click.echo(f"failed since {moment(failure.since)}: {where}{failure.part}: {failure.reason}", err=not person)
+    for network in said.networks:
+        for warning in network.dhcp_warnings:
+            click.echo(f"warning: {network.interface}: {warning}", err=not person)
     if person and not said.networks:
         click.echo("no networks")
         return

@@ -141,9 +141,12 @@ def show(site: Site, *, as_json: bool, kind: str) -> int:
 def _findings(site: Site) -> Iterator[Finding]:
     """What the library finds, and what the Docker engine has to say."""
     from arpipam.fabric.check import check as look  # noqa: PLC0415 - as all that takes time to load
+    from launcher.commands import fabric_dhcp  # noqa: PLC0415
 
-    yield from look(site)
-    yield from _docker(site)
+    with fabric_dhcp.hearing(site.fabric.bridge) as heard:
+        yield from look(site)
+        yield from _docker(site)
+    yield from fabric_dhcp.findings(site.fabric, heard)
 
 
 def _docker(site: Site) -> Iterator[Finding]:

@@ -176,8 +176,8 @@ def _misfits(settings: NetworkSettings, subnet: IPv4Network) -> Iterator[tuple[s
         yield _later(settings), _too_many(settings)
     for key, ranges, exclude in (
         ("range", settings.ranges, ()),
-        ("exclude", (), settings.exclude),
-        ("exclude", settings.ranges, settings.exclude),
+        ("exclude", (), settings.excluded_spans),
+        ("exclude", settings.ranges, settings.excluded_spans),
     ):
         try:
             Pool(subnet, ranges=ranges, exclude=exclude)

@@ -23,6 +23,8 @@ LONGEST_SOCKET = 107
 """Bytes of a unix socket's path (unix(7), sun_path, less its final zero)."""
 _DAY, _YEAR = 86_400, 31_536_000
 _PORTS = 1 << 16
+DHCP = "dhcp"
+"""Among exclusions: what DHCP servers on the link give out."""
 
 Policy = Literal["defend", "report", "move"]
 """What a conflict is met with: RFC 5227's defence, a report only, or another address for the container."""
@@ -90,8 +92,17 @@ def _span(text: str) -> str:
     return text
 
 
+def _exclusion(text: str) -> str:
+    return text if text == DHCP else _span(text)
+
+
+def _exclusions(value: object) -> object:
+    return (DHCP,) if value == DHCP else listed(value)
+
+
 AbsolutePath = Annotated[Path, BeforeValidator(_path)]
 Spans = Annotated[tuple[Annotated[str, AfterValidator(_span)], ...], BeforeValidator(listed)]
+Exclusions = Annotated[tuple[Annotated[str, AfterValidator(_exclusion)], ...], BeforeValidator(_exclusions)]
 Addresses = Annotated[tuple[Annotated[IPv4Address, BeforeValidator(_address)], ...], BeforeValidator(listed)]
 # What is allowed, as errors say it.
 _ABSOLUTE = "an absolute path, such as "
@@ -154,7 +165,7 @@ class NetworkSettings(BaseModel, extra="forbid", frozen=True, strict=True):
     timing: Literal["adaptive", "lan", "rfc5227"] = Field(default="adaptive", description="adaptive, lan or rfc5227")
     """Of a search that somebody waits for; ready addresses are probed by rfc5227."""
     ranges: Spans = Field(default=(), alias="range", description=_SPAN)
-    exclude: Spans = Field(default=(), description=_SPAN)
+    exclude: Exclusions = Field(default=(), description=f"{_SPAN}, or {DHCP}")
     witnesses: Addresses = Field(default=(), alias="witness", description="IPv4 addresses, such as 172.16.42.254")
     alone: bool = Field(default=False, description="true or false")
     miss_probability: float = Field(
@@ -163,6 +174,16 @@ class NetworkSettings(BaseModel, extra="forbid", frozen=True, strict=True):
     rate: int = Field(default=RATE, ge=1, le=1_000_000, description="frames a second, a whole number from 1 to 1000000")
     interface: InterfaceName | None = Field(default=None, description="the name of an interface, such as docker0")
     """None: the one that has the subnet."""
+
+    @property
+    def excluded_spans(self) -> tuple[str, ...]:
+        """The exclusions that are addresses."""
+        return tuple(text for text in self.exclude if text != DHCP)
+
+    @property
+    def avoids_dhcp(self) -> bool:
+        """Whether what DHCP servers give out is excluded."""
+        return DHCP in self.exclude
 
 
 class DeclaredNetwork(NetworkSettings, extra="forbid", frozen=True, strict=True):

@@ -17,6 +17,7 @@ from arpipam.protocol.timing import RFC5227
 from launcher.agent.contract import EventKind
 from launcher.agent.network.claiming import Claiming
 from launcher.agent.network.company import Company
+from launcher.agent.network.dhcp import DhcpWatch
 from launcher.agent.network.gaps import Gaps
 from launcher.agent.network.hand_out import HandOut
 from launcher.agent.network.held import Role
@@ -127,6 +128,14 @@ class Network:
         )
         self._company = Company(self.sightings, lambda: not self.witnesses.names and not self.settings.alone)
         self.gaps = Gaps(tell=self.tell, over=self.ready.look_again, soon=self.soon, edges=edges)
+        self.dhcp = DhcpWatch(
+            pool.subnet,
+            usual=self._usual,
+            keeps_out=lambda: self.settings.avoids_dhcp,
+            let_go=self.ready.let_go,
+            tell=self.tell,
+            edges=edges,
+        )
         self.lending = Lending(
             pool.subnet,
             self.link,
@@ -171,6 +180,7 @@ class Network:
         self.gaps.watch(allocator)
         self._looking = asyncio.create_task(self._company.run(allocator))
         allocator.look_again()  # whoever took an address of ours while the link was closed answers
+        self.dhcp.open(self.interface)
         self.supervisor.works(LINK)
         self._filling = asyncio.create_task(self.supervisor.run(PART, self._fill))
         return f"{self.holdings.count(Role.DOCKER)} leases defended"
@@ -186,6 +196,7 @@ class Network:
             await asyncio.wait([self._looking])
         await self.ready.close()
         self.gaps.stop()
+        self.dhcp.close()
         self.witnesses.stop()
         self.holdings.link_lost()
 
@@ -197,26 +208,32 @@ class Network:
         declared = await self.tools.edges.in_thread(self.tools.declared.of, self.pool, self.settings)
         self.witnesses.names, self._kept = declared.required, declared.kept
         rate, store = self.settings.rate, self.tools.leases
-        return self.tools.edges.allocator(self.interface, rate=rate, store=store, **self.options())
+        return self.tools.edges.allocator(self.interface, rate=rate, store=store, **self._usual())
 
     async def configure(self, settings: NetworkSettings) -> None:
         """Go on under other settings, without letting go of anything."""
         declared = await self.tools.edges.in_thread(self.tools.declared.of, self.pool, settings)
         self.witnesses.names, self._kept = declared.required, declared.kept
         self.settings = settings
+        self.dhcp.keep_out()
         for held in self.holdings.of(Role.DOCKER):
             held.claim.set_policy(self._policy())
         if self.link.is_open:
             self.witnesses.ask(self.link.allocator)
 
     def options(self) -> dict[str, Any]:
+        """What a search is told: the usual, and what DHCP servers give out by now, where that is excluded."""
+        usual = self._usual()
+        return usual | {"exclude": (*usual["exclude"], *self.dhcp.excluded())}
+
+    def _usual(self) -> dict[str, Any]:
         """What an allocator is told: the settings, Docker's range, the witnesses."""
         settings, pool = self.settings, self.pool
         names = self.witnesses.names
         return {
             "subnet": pool.subnet,
             "ranges": (str(pool.ranges),) if pool.ranges else settings.ranges,
-            "exclude": (*settings.exclude, *self._kept),
+            "exclude": (*settings.excluded_spans, *self._kept),
             "order": settings.order,
             "timing": settings.timing,
             "witnesses": tuple(names),

@@ -160,6 +160,12 @@ class Ready:
             self._tell(EventKind.CONFLICT, address=str(held.address), mac=conflict.mac, other=conflict.other, text=text)
         self._end_soon(held, None)
 
+    def let_go(self, among: Pool) -> None:
+        """None of these addresses may be handed out any more."""
+        for held in self._holdings.of(Role.READY):
+            if int(held.address) in among:
+                self._end_soon(held, 0.0)
+
     def _able(self) -> list[Held]:
         """Those that may be handed out."""
         return [held for held in self._claimed() if not held.claim.needs_check]
