@@ -228,4 +228,4 @@ class Remembering(RuleBasedStateMachine):
 
 
 TestRemembering = Remembering.TestCase
-TestRemembering.settings = settings(max_examples=count("EXAMPLES", 30, 200), stateful_step_count=60, deadline=None)
+TestRemembering.settings = settings(max_examples=count("EXAMPLES", 60, 500), stateful_step_count=60, deadline=None)

@@ -166,4 +166,4 @@ class Steps(RuleBasedStateMachine):
 
 
 TestSteps = Steps.TestCase
-TestSteps.settings = settings(max_examples=count("EXAMPLES", 20, 100), stateful_step_count=30, deadline=None)
+TestSteps.settings = settings(max_examples=count("EXAMPLES", 60, 500), stateful_step_count=30, deadline=None)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 from arpipam.protocol.acd import MOST_EVENTS, MOST_REPLIES, Acd, AcdState
-from arpipam.protocol.events import Announced
-from arpipam.protocol.policy import FIRST_RELEASE
+from arpipam.protocol.events import Announced, Defended
+from arpipam.protocol.policy import CLOCK_TOLERANCE, FIRST_RELEASE, Policy
 from arpipam.protocol.timing import RFC5227
 from arpipam.protocol.witnesses import SearchWitnesses
-from tests.support.acd import ADDRESS, MINE, OTHER, Bench, announcement, at
+from tests.support.acd import ADDRESS, MINE, OTHER, THIRD, Bench, announcement, at
 
 
 def told(bench: Bench) -> list[object]:
@@ -84,3 +84,33 @@ def test_a_claim_that_says_it_is_older_by_more_than_is_believed_is_not_compared(
         bench.acd.adopt()
         bench.hear(announcement(OTHER, date - older_by * 1_000_000))
         assert [conflict.older for conflict in bench.conflicts()] == [False if believed else None]
+
+
+def test_a_defence_that_gave_way_to_another_mac_hinders_no_later_one() -> None:
+    bench = at(AcdState.DEFENDING, Policy.ALWAYS)
+    bench.acd.receive(announcement(OTHER), bench.now)  # the defence waits to leave
+    bench.acd.change_mac(THIRD)
+    bench.run(bench.now + 2 * RFC5227.defend_interval)
+    assert Defended() not in bench.told
+    bench.hear(announcement(OTHER))
+    assert bench.told.count(Defended()) == 1
+
+
+def test_the_next_defence_may_leave_at_the_very_end_of_the_interval() -> None:
+    bench = at(AcdState.DEFENDING, Policy.ALWAYS)
+    for later, defended in ((0.0, 1), (RFC5227.defend_interval - 0.1, 1), (RFC5227.defend_interval, 2)):
+        bench.run(100.0 + later)
+        bench.hear(announcement(OTHER))
+        assert bench.told.count(Defended()) == defended
+
+
+def test_a_date_is_in_the_future_by_the_time_of_day_that_it_is_now() -> None:
+    """The machine knows the time of day at which its clock was 0."""
+    epoch = FIRST_RELEASE // 1_000_000 + 1000
+    day = int(CLOCK_TOLERANCE)
+    for late, older in ((day + 50, True), (day + 200, None)):
+        bench = at(AcdState.DEFENDING, since=epoch * 1_000_000)
+        bench.acd.epoch = float(epoch)
+        bench.run(100.0)
+        bench.hear(announcement(OTHER, (epoch + late) * 1_000_000))
+        assert [conflict.older for conflict in bench.conflicts()] == [older]

@@ -31,3 +31,8 @@ def test_a_wrong_field_is_named_though_the_frame_ends_with_it(end: int, field: b
 def test_a_random_mac_has_six_bytes_and_follows_from_its_generator() -> None:
     assert arp.mac_text(arp.random_mac(random.Random(7))) == "52:26:f2:a7:4d:e4"
     assert {len(arp.random_mac(random.Random(seed))) for seed in range(200)} == {6}
+
+
+def test_addresses_for_a_person_have_their_names_and_a_comma_between_them() -> None:
+    assert arp.address_texts([0x0A000001, 0x0A000002], {0x0A000002: "host2"}) == "10.0.0.1, host2 (10.0.0.2)"
+    assert arp.address_texts([]) == ""

@@ -21,8 +21,8 @@ from tests.support.search import FIRST, NET, RACE, WITNESS, World, mac, paramete
 if TYPE_CHECKING:
     from arpipam.protocol.arp import ArpPacket
 
-RACES = count("RACES", day=60, night=1000)
-USED = count("USED", day=500, night=2000)
+RACES = count("RACES", day=200, night=1000)
+USED = count("USED", day=2000, night=10_000)
 """Searches where each address is used, for each loss."""
 
 
@@ -73,7 +73,7 @@ def test_races_of_eight_for_one_address_have_one_owner_at_most() -> None:
         owners = world.run()
         assert len(owners) <= 1, f"seed {seed}"
         won += len(owners)
-    assert won >= 0.98 * RACES
+    assert won >= 0.99 * RACES
 
 
 @pytest.mark.parametrize("seed", range(3))

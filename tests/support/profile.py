@@ -7,7 +7,7 @@ import random
 
 NIGHT = os.environ.get("ARPIPAM_TESTS") == "night"
 
-EXAMPLES = 200 if NIGHT else 40
+EXAMPLES = 1000 if NIGHT else 100
 """Of each property."""
 
 
