@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from arpipam.errors import AddressInUseError
 from arpipam.protocol.outcome import Verdict
 from launcher.agent.config.keys import NetworkSettings
-from launcher.agent.network import gaps, hand_out, ready, sightings
+from launcher.agent.network import claiming, gaps, ready, sightings
 from launcher.agent.network.held import Role
 from launcher.agent.report import network_view
 from tests.support.leases import MAC
@@ -25,7 +26,7 @@ READY = NetworkSettings(ready=2)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ready, "LOOK", 0.01)
     monkeypatch.setattr(ready, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(hand_out, "GIVEN_UP", 0.0)
+    monkeypatch.setattr(claiming, "GIVEN_UP", 0.0)
     monkeypatch.setattr(sightings, "COUNT_EVERY", 0.0)
 
 
@@ -94,8 +95,8 @@ def test_what_is_lent_is_probed_again_before_docker_gets_it(store: SqliteLeaseSt
             assert held is not None
             held.claim.needs_check = True  # type: ignore[misc] # a fake's
             made.wire.used.add(held.address)
-            lease = await made.network.hand_out.give(held.lease.mac, held.address)
-            assert lease.address != held.address
+            with pytest.raises(AddressInUseError):
+                await made.network.hand_out.give(held.lease.mac, held.address)
             assert made.wire.checked == [held.address]
             assert made.network.holdings.get(held.address) is None
 
