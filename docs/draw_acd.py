@@ -23,7 +23,7 @@ NOTES = """\
 - *waiting* lasts up to PROBE_WAIT, *probing* until PROBE_NUM probes have left and the witnesses say that there were
   enough rounds, *settling* ANNOUNCE_WAIT after the last round, or as long as the slowest witness needs (RFC 5227,
   2.1.1).
-- *probe due* is a round: an ordinary request from the interface's own address, and in the first round and the last two
+- *probe due* is a round: an ordinary request from the interface's own address, and in the third round and the last two
   also the probe under the MAC that will own the address. Some DHCP clients delete their address at a second probe, so
   a station gets that only if it was silent to all the requests between. The timings of a fixed number of probes have
   both in every round; where the interface has no address there are probes only.

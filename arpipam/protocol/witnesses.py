@@ -39,6 +39,9 @@ MOST_WITNESSES = 4
 """Stations found on the way that are asked along as witnesses; more cost frames and hardly save rounds."""
 LEAST_ROUNDS = 4
 """However many witnesses answer, this many rounds: a burst of loss may last longer than two of them."""
+UNPROBED_ROUNDS = 2
+"""So many rounds of requests go before the first probe, unless there are few in all: two hosts that search at once on a
+link with losses would else both probe a station whose answers to the surveys were lost."""
 SELDOM = 30.0
 """Seconds for which a station that has answered a probe is not probed again: two within ten seconds are a conflict to
 some DHCP clients, which then delete their address."""
@@ -292,12 +295,13 @@ class SearchWitnesses:
     def probe_is_due(self, rounds: int, probes: int, now: float) -> bool:
         """Whether the next round carries a probe, after so many rounds of which so many did.
 
-        The first does, so that rivals hear of us at once, and then the last two: a station whose first answers were
-        lost gets a second probe only if it has been silent to nearly all requests.
+        The third does, so that rivals hear of us soon, and then the last two: where some answers are lost, a station
+        is hardly ever probed at all, and a second time only if it has been silent to nearly all requests.
         """
-        if self.timing.probe_num is not None or probes == 0:
+        if self.timing.probe_num is not None or (probes == 0 and rounds >= UNPROBED_ROUNDS):
             return True
-        return probes < PROBE_NUM and self.enough(rounds + PROBE_NUM - 1, now, hoped=PROBE_NUM - 1)
+        missing = PROBE_NUM - probes
+        return missing > 0 and self.enough(rounds + missing, now, hoped=missing)
 
     def silent(self) -> list[int]:
         """The required witnesses that have not answered since the count began."""

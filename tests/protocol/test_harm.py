@@ -64,3 +64,17 @@ def test_nor_do_many_searches_of_two_hosts_one_after_the_other() -> None:
             world.claimer(range(FIRST + number, FIRST + number + 1), at=float(number))
         world.run()
         assert world.harmed() == 0, f"seed {seed}"
+
+
+@pytest.mark.parametrize("loss", [0.1, 0.3])
+def test_where_answers_are_lost_they_harm_hardly_any(loss: float) -> None:
+    """A station is probed once if all its answers to three requests were lost, and again by the other host if again."""
+    harmed = stations = 0
+    for seed in range(TRIES // 4):
+        world = TouchyWorld(seed, Faults(loss=loss))
+        for number in range(2):
+            world.claimer(range(FIRST, FIRST + 50), at=seed % 7 * 0.03 * number, last=LAST)
+        world.run()
+        harmed += world.harmed()
+        stations += len(world.touchy)
+    assert harmed <= stations / 1000

@@ -26,7 +26,7 @@ def test_each_round_asks_the_witness_the_canary_and_the_candidate_and_three_carr
             assert asked(left) == [WITNESS, NET, FIRST]
             assert desk.probing.rounds == before + 1
             rounds.append(probed(left))
-    assert rounds == [[FIRST], *[[]] * (len(rounds) - 3), [FIRST], [FIRST]]
+    assert rounds == [[], [], [FIRST], *[[]] * (len(rounds) - 5), [FIRST], [FIRST]]
     assert len(rounds) == desk.probing.outcomes[FIRST].probes == 11
 
 
@@ -55,7 +55,7 @@ def test_where_the_interface_has_no_address_there_are_three_probes_and_the_witne
 
 
 def test_a_station_that_answers_a_request_gets_no_further_probe() -> None:
-    for rounds in (1, 2, 5):
+    for rounds, probes in ((1, []), (2, []), (3, [FIRST]), (5, [FIRST])):
         desk = Desk()
         left = []
         while desk.probing.rounds < rounds:
@@ -63,13 +63,13 @@ def test_a_station_that_answers_a_request_gets_no_further_probe() -> None:
         desk.hear(FIRST, OTHER, after=0.001)
         assert desk.probing.done
         assert desk.run().verdict is Verdict.IN_USE
-        assert probed(left + desk.flush()) == [FIRST]
+        assert probed(left + desk.flush()) == probes
 
 
 def test_the_candidates_are_asked_for_in_the_same_rounds() -> None:
     desk = Desk(FIRST, SECOND)
     left = desk.step()
-    assert (asked(left), probed(left)) == ([WITNESS, NET, FIRST, SECOND], [FIRST, SECOND])
+    assert asked(left) == [WITNESS, NET, FIRST, SECOND]
     assert desk.probing.rounds == 1
     assert desk.probing.deadline == pytest.approx(desk.now + ADAPTIVE.announce_wait)  # before the first answer
     desk.hear(FIRST, OTHER)
@@ -86,7 +86,7 @@ def test_a_round_that_another_search_has_sent_stands_beside_ours() -> None:
     one, two = Desk(link=link), Desk(SECOND, link=link, mac=OTHER)
     assert asked(one.step()) == [WITNESS, NET, FIRST]
     left = two.step()
-    assert (asked(left), probed(left, OTHER)) == ([SECOND], [SECOND])
+    assert asked(left) == [SECOND]
     assert two.witnesses.counts(WITNESS, two.now, 0.0) == one.witnesses.counts(WITNESS, one.now, 0.0) == (1, 0)
     two.now += 0.1
     assert asked(two.step()) == [WITNESS, NET, SECOND]

@@ -11,6 +11,7 @@ from arpipam.protocol.timing import ADAPTIVE, LAN, PROBE_NUM, RFC5227, Timing
 from arpipam.protocol.witnesses import (
     LEAST_ROUNDS,
     MOST_WITNESSES,
+    UNPROBED_ROUNDS,
     LinkWitnesses,
     SearchWitnesses,
     miss_probability,
@@ -249,14 +250,19 @@ def rounds(subject: SearchWitnesses, *, answers: int = 1000) -> list[bool]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10])
-def test_the_first_round_and_the_last_two_carry_a_probe(count: int) -> None:
+def test_the_third_round_and_the_last_two_carry_a_probe(count: int) -> None:
     carried = rounds(witnesses(*range(1, count + 1)))
     needed = next(n for n in range(LEAST_ROUNDS, 99) if miss_probability(n, n * count, 0) <= 1e-6)
-    assert carried == [True, *[False] * (needed - 3), True, True]
+    assert needed >= 5
+    assert carried == [False, False, True, *[False] * (needed - 5), True, True]
+
+
+def test_where_there_are_few_rounds_the_last_three_do() -> None:
+    assert rounds(witnesses(*range(1, 60))) == [False, True, True, True]
 
 
 def test_alone_it_is_the_same() -> None:
-    assert rounds(SearchWitnesses(ADAPTIVE, bound=1e-6, alone=True)) == [True, False, True, True]
+    assert rounds(SearchWitnesses(ADAPTIVE, bound=1e-6, alone=True)) == [False, True, True, True]
 
 
 @pytest.mark.parametrize("timing", [LAN, RFC5227], ids=lambda timing: timing.name)
@@ -268,7 +274,7 @@ def test_while_a_witness_is_silent_there_is_no_second_probe() -> None:
     subject = witnesses(1)
     subject.reset(0.0)
     for n in range(200):
-        assert subject.probe_is_due(n, min(n, 1), n * 0.02) == (n == 0)
+        assert subject.probe_is_due(n, int(n > UNPROBED_ROUNDS), n * 0.02) == (n == UNPROBED_ROUNDS)
         subject.sent(1, n * 0.02)
 
 
@@ -284,7 +290,8 @@ def test_on_a_lossy_link_there_are_three_probes_too_and_the_second_comes_late() 
             if rng.random() < 0.5:
                 subject.heard(1, now + 0.001)
         assert sum(carried) == PROBE_NUM
-        assert carried.index(True, 1) >= 10
+        assert carried.index(True) == UNPROBED_ROUNDS
+        assert carried.index(True, UNPROBED_ROUNDS + 1) >= 10
 
 
 def test_one_lost_answer_of_one_that_must_answer_is_enough_to_be_judged_alone() -> None:
