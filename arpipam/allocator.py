@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import random
 import threading
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from arpipam.errors import AddressLeasedError, InputError
+from arpipam.errors import AddressLeasedError, InputError, LeaseError
 from arpipam.leases.lease import LeaseState
 from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.leases.writer import LeaseWriter
@@ -30,23 +32,25 @@ from arpipam.protocol.acd import Acd
 from arpipam.protocol.first_free import FirstFree
 from arpipam.protocol.pool import Pool
 from arpipam.protocol.scan import Scan
-from arpipam.protocol.search import LinkMemory
+from arpipam.protocol.search import LinkMemory, Search
 from arpipam.protocol.timing import RATE
 from arpipam.protocol.verdicts import Verdicts
-from arpipam.protocol.witnesses import SearchWitnesses
+from arpipam.protocol.witnesses import SELDOM, SearchWitnesses
 from arpipam.results import Found, Probed, Station
 from arpipam.second_look import SecondLook
 from arpipam.tasks import CheckTask, ClaimPlace, ClaimTask, FindTask, GivenClaimTask, Place, ProbeTask, ScanTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator
-    from ipaddress import IPv4Address, IPv4Network
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+    from concurrent.futures import Future
+    from ipaddress import IPv4Network
     from types import TracebackType
 
     from arpipam.claim import Claim
     from arpipam.leases.lease import Lease, LeaseStore
     from arpipam.link.task import Task
     from arpipam.options import SearchKeywords, VariantKeywords
+    from arpipam.protocol.parameters import Parameters
     from arpipam.protocol.survey import Answer
 
 T = TypeVar("T")
@@ -90,6 +94,8 @@ class Allocator:
         self._progress = progress
         self._store, self._own_store = store, store is None
         self._opening = threading.Lock()
+        self._answered: dict[int, tuple[bytes, float]] = {}
+        """Stations that have answered a probe of this process, with their MACs, and when that was noted."""
 
     def __enter__(self) -> Self:
         self._link = Link(self.interface, progress=self._progress)
@@ -212,7 +218,7 @@ class Allocator:
         # The pool without what it keeps back: gateway and witnesses are stations too.
         everybody = Pool(self.pool.subnet, ranges=self.options.ranges, exclude=self.options.exclude)
         candidates, now = everybody.candidates(rng=self._rng), self._link.now()
-        scan = Scan(candidates, self._terms, now=now, rng=self._rng, on_station=heard)
+        scan = Scan(candidates, self._known(), now=now, rng=self._rng, on_station=heard)
         return self._run(ScanTask(self._place(), scan, alone=self._terms.alone, rate=self._rate))
 
     def start_claim(
@@ -289,8 +295,33 @@ class Allocator:
         return Place(self.interface, str(self.pool.subnet), self.pool.prefix, self.loop, asker=lambda: self.own_address)
 
     def _run(self, task: Task[T]) -> Task[T]:
+        """Run it; whoever answers a probe of it is noted at its end, for all processes of this host."""
         task.sender = self._terms.own_mac, self._terms.own_address
+        search = task.machine
+
+        def note(_: Future[T]) -> None:
+            if isinstance(search, Search | Scan) and search.answered:
+                now = self._link.now()
+                self._answered.update((address, (mac, now)) for address, mac in search.answered.items())
+                self._writer.post(self._note, dict(search.answered))
+
+        task.future.add_done_callback(note)
         return self.loop.run(task)
+
+    def _note(self, answered: Mapping[int, bytes]) -> None:
+        macs = {IPv4Address(address): arp.mac_text(mac) for address, mac in answered.items()}
+        with suppress(LeaseError):  # a library user without a store goes without
+            self.leases.note_answers(self.interface, macs)
+
+    def _known(self) -> Parameters:
+        """The terms, with the stations that any process of this host has probed a moment ago."""
+        macs: dict[int, bytes] = {}
+        if self._store is not None or may_exist(self.state_dir / "leases.db"):
+            answered = self.leases.answered(self.interface, SELDOM)
+            macs = {int(address): arp.mac_bytes(mac) for address, mac in answered.items()}
+        since = self._link.now() - SELDOM
+        macs |= {address: mac for address, (mac, at) in self._answered.copy().items() if at > since}
+        return replace(self._terms, answered_lately=macs)
 
     def _claim_place(self) -> ClaimPlace:
         where = self._place()
@@ -309,7 +340,7 @@ class Allocator:
         return FirstFree(
             self.pool.candidates(owner, rng=self._rng, prefer=prefer, avoid=frozenset(numbers(self.options.avoid))),
             self._mac(mac),
-            self._terms,
+            self._known(),
             rng=self._rng,
             now=self._link.now(),
             possible_witnesses=self._possible_witnesses(),
@@ -323,7 +354,7 @@ class Allocator:
         return Verdicts(
             addresses,
             self._mac(mac),
-            self._terms,
+            self._known(),
             rng=self._rng,
             now=now,
             possible_witnesses=self._possible_witnesses(),

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from ipaddress import IPv4Address
 
 QUARANTINE = 60.0
@@ -108,6 +108,12 @@ class LeaseStore(Protocol):
 
         Raises LeaseError where this process does not hold the lease.
         """
+
+    def note_answers(self, interface: str, answers: Mapping[IPv4Address, str]) -> None:
+        """Note stations, with their MACs, that have answered a probe just now: no process shall soon probe them."""
+
+    def answered(self, interface: str, within: float) -> dict[IPv4Address, str]:
+        """Return the stations that were noted in the last `within` seconds, with their MACs; of this boot only."""
 
     def held(self, lease_id: int) -> bool:
         """Whether a living process holds the lease."""

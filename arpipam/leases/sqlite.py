@@ -18,7 +18,7 @@ from arpipam.leases.liveness import Liveness
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -49,6 +49,14 @@ CREATE UNIQUE INDEX one_lease ON lease (interface, address) WHERE state IN ('cla
 CREATE INDEX by_owner ON lease (interface, owner, step);
 CREATE INDEX by_step ON lease (step);
 """
+_ANSWERS = """
+CREATE TABLE IF NOT EXISTS answer (
+    interface TEXT NOT NULL, address INTEGER NOT NULL, mac TEXT NOT NULL, boot TEXT NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (interface, address)
+)
+"""
+# Made when it is first needed: most links never need it. `at`: seconds since the boot.
+_ANSWERS_KEPT = 60.0
 # step: the order of changes, which a clock that is set cannot turn round.
 # boot, ends: the boot in which a quarantine was noted, and the seconds since that boot at which it ends.
 
@@ -196,6 +204,25 @@ class SqliteLeaseStore:
         """A file descriptor that holds the lease as long as any process has it open (see subprocess, pass_fds)."""
         with self._db.lock:
             return self._liveness.fd(lease_id)
+
+    def note_answers(self, interface: str, answers: Mapping[IPv4Address, str]) -> None:
+        """Note stations, with their MACs, that have answered a probe just now: no process shall soon probe them."""
+        boot, now = self._clock.boot, self._clock.elapsed()
+        with self._transaction():
+            self._db.execute(_ANSWERS)
+            self._db.execute("DELETE FROM answer WHERE boot != ? OR at < ?", (boot, now - _ANSWERS_KEPT))
+            self._db.execute_all(
+                "INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?, ?)",
+                ((interface, int(address), mac, boot, now) for address, mac in answers.items()),
+            )
+
+    def answered(self, interface: str, within: float) -> dict[IPv4Address, str]:
+        """The stations that were noted in the last `within` seconds, with their MACs; of this boot only."""
+        if not self._db.rows("SELECT 1 FROM sqlite_master WHERE name = 'answer'"):
+            return {}
+        known = (interface, self._clock.boot, self._clock.elapsed() - within)
+        rows = self._db.rows("SELECT address, mac FROM answer WHERE interface = ? AND boot = ? AND at > ?", known)
+        return {IPv4Address(row["address"]): row["mac"] for row in rows}
 
     def held(self, lease_id: int) -> bool:
         """Whether a living process holds the lease."""

@@ -40,6 +40,8 @@ class Parameters:
     """The network's own address, which no station should have, and ..."""
     last: int | None = None
     """... its last one; another canary is drawn from those between."""
+    answered_lately: Mapping[int, bytes] = field(default_factory=dict)
+    """Stations with their MACs that have answered a probe of this host a moment ago, and so are not probed now."""
     local_addresses: Collection[int] = frozenset()
     """This host's own, which do not answer on their own link."""
     local_macs: Collection[bytes] = frozenset()

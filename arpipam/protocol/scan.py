@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from arpipam.protocol import arp
 from arpipam.protocol.canary import Canary
 from arpipam.protocol.outbox import Outbox
-from arpipam.protocol.survey import Survey
+from arpipam.protocol.survey import Answer, Survey
 
 if TYPE_CHECKING:
     import random
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from arpipam.protocol.arp import ArpPacket
     from arpipam.protocol.parameters import Parameters
-    from arpipam.protocol.survey import Answer
 
 LEAST_ROUNDS = 2
 MOST_ROUNDS = 8
@@ -43,6 +42,8 @@ class Scan:
         self.survey = Survey(parameters.own_mac, parameters.own_address, rounds=most, on_answer=self._heard)
         self.rounds = 1
         self.dropped = 0
+        self.answered: dict[int, bytes] = {}
+        """Stations with their MACs that have answered a probe of ours (see Search)."""
         self._canary = Canary(
             parameters.canary, parameters.last, rng=rng, taken=lambda address: address in self.survey.answers
         )
@@ -55,6 +56,9 @@ class Scan:
         self._slowest = 0.0
         self._told = on_station
         self.survey.add((address for address in addresses if address not in parameters.local_addresses), now)
+        if not parameters.own_address:
+            for address, mac in parameters.answered_lately.items():
+                self.survey.note(address, Answer(mac, None))
 
     @property
     def deadline(self) -> float | None:
@@ -77,6 +81,8 @@ class Scan:
 
     def receive(self, packet: ArpPacket, now: float) -> None:
         """Take in a packet from the link."""
+        if packet.target_ip == arp.UNSPECIFIED and packet.target_mac == self._parameters.own_mac:
+            self.answered[packet.sender_ip] = packet.sender_mac
         self.survey.receive(packet, now)
         if self._canary.receive(packet):
             self._ask_canaries()

@@ -16,7 +16,7 @@ from arpipam.protocol import arp
 from arpipam.protocol.canary import Canary
 from arpipam.protocol.interest import Interest
 from arpipam.protocol.outbox import Outbox
-from arpipam.protocol.outcome import NO_WITNESS
+from arpipam.protocol.outcome import NO_WITNESS, Verdict
 from arpipam.protocol.passage import PASSED_FOR, Passage
 from arpipam.protocol.probing import Probing
 from arpipam.protocol.survey import FRESH, Answer, RecentRequests, Survey
@@ -86,9 +86,12 @@ class Search:
             required=parameters.witnesses,
             alone=parameters.alone,
             seldom=not parameters.own_address,
+            lately=parameters.answered_lately,
             link=memory.witnesses,
         )
         self.probing: Probing | None = None
+        self.answered: dict[int, bytes] = {}
+        """Stations with their MACs that have answered a probe of ours: they shall not get another one soon."""
         self._rng = rng
         self._possible_witnesses = islice(possible_witnesses, WITNESS_HUNT)
         # Where the interface has no address its requests are probes, and no station shall get two of them: ask once.
@@ -142,6 +145,8 @@ class Search:
         """Take in a packet from the link."""
         if packet.sender_mac == self.mac:
             return
+        if packet.target_ip == arp.UNSPECIFIED and packet.target_mac in (self.mac, self.parameters.own_mac):
+            self.answered[packet.sender_ip] = packet.sender_mac
         if packet.sender_ip != arp.UNSPECIFIED:  # a probe shows no station; when many search, most packets are probes
             self.survey.receive(packet, now)
             if self.canary.receive(packet):
@@ -173,6 +178,11 @@ class Search:
                 self.survey.ask_again(now)
             if self.probing.done:
                 probing, self.probing = self.probing, None
+                self.answered |= {
+                    address: outcome.mac
+                    for address, outcome in probing.outcomes.items()
+                    if outcome.verdict is Verdict.IN_USE and outcome.mac is not None and probing.acds[address].probes
+                }
                 self._probed(probing, now)
 
     def passage(self, address: int, now: float) -> Passage | None:
@@ -202,7 +212,11 @@ class Search:
 
     def _survey(self, addresses: Iterable[int], now: float) -> None:
         """Ask for these too, and listen before the next choice."""
+        addresses = list(addresses)
         self.survey.add(addresses, now)
+        for address in addresses:
+            if (mac := self.parameters.answered_lately.get(address)) is not None:
+                self.survey.note(address, Answer(mac, None, to_us=not self.parameters.own_address))
         self._ask((*self.witnesses.required, *self.canary.addresses()), now)
         self._listening_since = now
 

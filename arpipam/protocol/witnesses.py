@@ -164,6 +164,7 @@ class SearchWitnesses:
         required: Iterable[int] = (),
         alone: bool = False,
         seldom: bool = False,
+        lately: Collection[int] = (),
         link: LinkWitnesses | None = None,
     ) -> None:
         self.timing = timing
@@ -177,6 +178,8 @@ class SearchWitnesses:
         self._alone = alone
         self._seldom = seldom
         """They can only be probed: who has answered is left alone, and the answer stands, for SELDOM seconds."""
+        self._lately = lately
+        """Who has answered a probe of another process a moment ago."""
         self._link = LinkWitnesses() if link is None else link
         self._started = _NEVER
         """From when on requests count."""
@@ -196,6 +199,7 @@ class SearchWitnesses:
         other = SearchWitnesses(
             timing, bound=self.bound, required=self.required, alone=self._alone, seldom=self._seldom, link=self._link
         )
+        other._lately = self._lately
         for address in self.found:
             other.add(address)
         other.local |= self.local
@@ -325,7 +329,7 @@ class SearchWitnesses:
 
     def answers(self, witness: int) -> int:
         """The answers of one witness since the count began."""
-        if self._seldom and witness in self.found:
+        if self._seldom and (witness in self.found or witness in self._lately):
             return 1  # the probe that found it
         return sum(question.answered for question in self._link.since(witness, self._started))
 

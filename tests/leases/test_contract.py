@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from arpipam.leases.lease import LeaseStore
 
+OTHER_MAC = "02:00:5e:10:00:99"
+
 
 @pytest.fixture(params=["sqlite", "memory"])
 def opened(request: pytest.FixtureRequest, path: Path, clock: Clock) -> Callable[[], LeaseStore]:
@@ -336,3 +338,21 @@ def test_a_process_that_holds_a_lease_has_a_descriptor_of_it(store: LeaseStore, 
     os.close(fd)
     assert not other.held(lease.id)
     assert [reaped.id for reaped in other.reap(keep=[])] == [lease.id]
+
+
+def test_who_has_answered_a_probe_is_told_to_every_process_for_a_while(
+    store: LeaseStore, other: LeaseStore, clock: Clock
+) -> None:
+    assert other.answered("br0", 30.0) == {}
+    store.note_answers("br0", {address(7): MAC})
+    clock.now += 20
+    clock.set(DAY)  # no calendar decides
+    store.note_answers("br0", {address(8): MAC})
+    assert other.answered("br0", 30.0) == {address(7): MAC, address(8): MAC}
+    assert other.answered("br1", 30.0) == {}
+    clock.now += 11
+    assert other.answered("br0", 30.0) == {address(8): MAC}
+    store.note_answers("br0", {address(8): OTHER_MAC})
+    assert other.answered("br0", 30.0) == {address(8): OTHER_MAC}
+    clock.reboot(1.0)
+    assert other.answered("br0", 30.0) == {}

@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from arpipam import Allocator, AsyncAllocator, ClaimState, LeaseError, LeaseState, PoolExhaustedError, UnknownError
+from arpipam import (
+    Allocator,
+    AsyncAllocator,
+    ClaimState,
+    LeaseError,
+    LeaseState,
+    PoolExhaustedError,
+    UnknownError,
+    Verdict,
+)
 from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link.task import Run
 from arpipam.protocol import arp
 from tests.support.leases import Clock
-from tests.support.link_spaces import NEEDS_ROOT
+from tests.support.link_spaces import NEEDS_ROOT, number
 from tests.support.memory_store import MemoryLeaseStore, Record
 from tests.support.until import LONG, until, until_async
 
@@ -98,6 +107,22 @@ def test_where_only_the_hosts_own_mac_passes_a_claim_says_so_and_leaves_nothing(
     assert str(claim.address) == "10.7.0.3"
     with only(allocator.link.mac, there):
         assert str(allocator.claim("db").address) == "10.7.0.4"  # for a while it is not asked again
+
+
+def test_where_the_interface_has_no_address_two_processes_probe_a_station_once(
+    here: Space, there: Space, wire: None, tmp_path: Path
+) -> None:
+    """A touchy station deletes its address at the second probe within ten seconds."""
+    del wire
+    here.ip("addr flush dev near")
+    with there.open("far") as far:
+        for _ in range(2):
+            with here.entered(), Allocator("near", SUBNET, timing="lan", state_dir=tmp_path) as one:
+                assert str(one.find().address) == "10.7.0.1"
+                assert [probed.verdict for probed in one.probe(["10.7.0.2"])] == [Verdict.IN_USE]
+                assert [str(station.address) for station in one.scan()] == ["10.7.0.2"]
+        packets = [packet for frame in far.receive() if isinstance(packet := arp.dissect(frame), arp.ArpPacket)]
+    assert len([packet for packet in packets if packet.is_probe and packet.target_ip == number("10.7.0.2")]) == 1
 
 
 def test_what_turns_out_to_be_used_is_not_leased(allocator: Allocator, records: LeaseStore, there: Space) -> None:

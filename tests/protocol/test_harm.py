@@ -6,9 +6,14 @@ import pytest
 
 from arpipam.lab.simulation import Faults, SimulatedStation, TouchyStation
 from arpipam.protocol import arp
+from arpipam.protocol.outcome import Outcome, Verdict
+from arpipam.protocol.parameters import Parameters
+from arpipam.protocol.scan import Scan
 from arpipam.protocol.timing import LAN, RFC5227
 from tests.support.profile import count
-from tests.support.search import FIRST, NET, World, mac
+from tests.support.search import FIRST, NET, ByHand, World, mac
+from tests.support.verdicts import FIRST as WANTED
+from tests.support.verdicts import SECOND, STATION, Desk
 
 TRIES = count("HARM", day=200, night=2000)
 LAST = NET + 255
@@ -78,3 +83,51 @@ def test_where_answers_are_lost_they_harm_hardly_any(loss: float) -> None:
         harmed += world.harmed()
         stations += len(world.touchy)
     assert harmed <= stations / 1000
+
+
+# What any process of the host has probed a moment ago.
+
+
+def test_who_answered_a_probe_is_reported() -> None:
+    desk = Desk([WANTED, SECOND])
+    desk.stations[WANTED] = STATION
+    desk.shy.add(WANTED)  # its answers to the requests were lost
+    assert desk.verdicts() == [Verdict.IN_USE, Verdict.FREE]
+    assert desk.search.answered == {WANTED: STATION}
+    plain = Desk([WANTED])
+    plain.stations[WANTED] = STATION
+    plain.run()
+    assert plain.search.answered == {}  # it was not probed
+
+
+def test_who_has_answered_one_lately_is_in_use_without_another() -> None:
+    desk = Desk([WANTED, SECOND], answered_lately={WANTED: STATION})
+    assert desk.run()[WANTED] == Outcome(Verdict.IN_USE, STATION)
+    assert {packet.target_ip for _, packet in desk.left if packet.is_probe} == {SECOND}
+    world = World(1)
+    world.claimer(range(FIRST, FIRST + 50), answered_lately={FIRST: STATION})
+    assert world.run() == [FIRST + 1]
+
+
+@pytest.mark.parametrize("known", [(), (NET + 1,)], ids=["found", "named"])
+def test_without_an_address_who_has_answered_lately_is_a_witness(known: tuple[int, ...]) -> None:
+    stations = {NET + 1: STATION}
+    changes = {"own_address": 0, "witnesses": known, "answered_lately": stations}
+    desk = Desk([SECOND, NET + 1], **changes)
+    outcomes = desk.run()
+    assert {address: one.verdict for address, one in outcomes.items()} == {
+        NET + 1: Verdict.IN_USE,
+        SECOND: Verdict.FREE,
+    }
+    assert NET + 1 not in {packet.target_ip for _, packet in desk.left}
+
+
+@pytest.mark.parametrize("own_address", [0, NET + 9])
+def test_a_scan_reports_who_answered_a_probe(own_address: int) -> None:
+    hand = ByHand({FIRST: STATION})
+    known = Parameters(mac(9), own_address, answered_lately={FIRST + 1: STATION})
+    scan = Scan(range(FIRST, FIRST + 3), known, now=0.0)
+    hand.end(scan)
+    assert scan.answered == ({} if own_address else {FIRST: STATION})
+    assert set(scan.survey.answers) == ({FIRST} if own_address else {FIRST, FIRST + 1})
+    assert len(hand.sent) == (5 if own_address else 2)

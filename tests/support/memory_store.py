@@ -15,7 +15,7 @@ from arpipam.errors import LeaseError
 from arpipam.leases.lease import ACTIVE, QUARANTINE, Lease, LeaseState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from ipaddress import IPv4Address
 
     from arpipam.leases.clock import Clock
@@ -30,6 +30,8 @@ class Record:
     """The last that changed is the last here."""
     ends: dict[int, float] = field(default_factory=dict)
     """When quarantines end, on the clock that is never set."""
+    answers: dict[tuple[str, IPv4Address], tuple[str, str, float]] = field(default_factory=dict)
+    """MAC, boot, and seconds since that."""
     pipes: dict[int, int] = field(default_factory=dict)
     """The reading end of a pipe for each lease: it hangs up once nobody has the writing end open."""
     count: int = 0
@@ -60,6 +62,19 @@ class MemoryLeaseStore:
             lease = Lease(number, interface, address, prefix, mac, owner, LeaseState.CLAIMED, "", now, now, 0.0)
             self._record.leases[number] = lease
             return lease
+
+    def note_answers(self, interface: str, answers: Mapping[IPv4Address, str]) -> None:
+        with self._record.lock:
+            for address, mac in answers.items():
+                self._record.answers[interface, address] = mac, self._clock.boot, self._clock.elapsed()
+
+    def answered(self, interface: str, within: float) -> dict[IPv4Address, str]:
+        since = self._clock.elapsed() - within
+        return {
+            address: mac
+            for (where, address), (mac, boot, at) in self._record.answers.items()
+            if where == interface and boot == self._clock.boot and at > since
+        }
 
     def bind(self, lease_id: int, container: str) -> Lease:
         with self._record.lock:
