@@ -112,8 +112,7 @@ def test_who_has_answered_one_lately_is_in_use_without_another() -> None:
 @pytest.mark.parametrize("known", [(), (NET + 1,)], ids=["found", "named"])
 def test_without_an_address_who_has_answered_lately_is_a_witness(known: tuple[int, ...]) -> None:
     stations = {NET + 1: STATION}
-    changes = {"own_address": 0, "witnesses": known, "answered_lately": stations}
-    desk = Desk([SECOND, NET + 1], **changes)
+    desk = Desk([SECOND, NET + 1], own_address=0, witnesses=known, answered_lately=stations)
     outcomes = desk.run()
     assert {address: one.verdict for address, one in outcomes.items()} == {
         NET + 1: Verdict.IN_USE,
