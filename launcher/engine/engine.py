@@ -63,8 +63,11 @@ class Engine:
         with _asking():
             found = self._api.networks()
         for description in found:
-            if (name is None and model.leads_to(description, interface)) or description["Name"] == name:
-                return model.usable(description, interface)
+            if model.meant(description, interface, name):
+                try:
+                    return model.usable(description, interface)
+                except (TypeError, LookupError, AttributeError) as error:
+                    raise EngineError(f"the Docker network {name or interface} cannot be read: {error!r}") from error
         return None
 
     def create_network(
@@ -106,7 +109,7 @@ class Engine:
     def containers(self) -> list[Container]:
         """All of them, running or not."""
         with _asking():
-            return [model.container(summary) for summary in self._api.containers(all=True)]
+            return model.containers(self._api.containers(all=True))
 
     def view(self) -> EngineView:
         """All networks with an IPv4 subnet, and the containers that are or will be on them."""

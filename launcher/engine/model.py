@@ -5,6 +5,8 @@ Whatever an engine accepts is read. A description that cannot be read is skipped
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from arpipam.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 LEASE_LABEL = "arpipam.lease"
 BRIDGE_NAME = "com.docker.network.bridge.name"
@@ -20,6 +22,8 @@ MTU = "com.docker.network.driver.mtu"
 DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
 GATEWAY_KEY = "DefaultGatewayIPv4"  # the bridge driver's way to route by another host than the bridge itself
 RUNNING = {"running", "paused", "restarting"}
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
+"""What the reading of a description that no engine should give may raise."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,10 @@ class AttachedNetwork:
     interface: str
     """The bridge or parent; where Docker's --ipam-opt names one, that."""
     endpoints: tuple[Endpoint, ...]
+    driver: str = ""
+    """The name of its network driver."""
+    device: str = ""
+    """The bridge or parent that the driver has, whatever --ipam-opt names."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +101,16 @@ class EngineView:
     """The engine's name, as leases have it behind their container's: `<container>@<engine>`."""
 
 
+def meant(description: Any, interface: str, name: str | None) -> bool:
+    """Whether it is the network of that name, or any on that interface where no name is given."""
+    with suppress(*_UNREADABLE):
+        return bool(description["Name"] == name) if name is not None else leads_to(description, interface)
+    return False
+
+
 def leads_to(description: Mapping[str, Any], interface: str) -> bool:
     """Whether the network is on that bridge or macvlan parent."""
-    options = description.get("Options") or {}
-    if description["Driver"] == "bridge":
-        return bool(options.get(BRIDGE_NAME, f"br-{description['Id'][:12]}") == interface)
-    return description["Driver"] == "macvlan" and options.get("parent") == interface
+    return description.get("Driver") in {"bridge", "macvlan"} and device_of(description) == interface
 
 
 def usable(description: Mapping[str, Any], interface: str) -> DockerNetwork:
@@ -109,46 +121,67 @@ def usable(description: Mapping[str, Any], interface: str) -> DockerNetwork:
             f"the Docker network {name} (driver {driver}) is not on {interface}; name one whose bridge or macvlan "
             f"parent it is, or leave --network out"
         )
-    if (description.get("Options") or {}).get(DEFAULT_BRIDGE) == "true":
+    options = _mapping(description.get("Options"))
+    if options.get(DEFAULT_BRIDGE) == "true":
         raise InputError(
             f"{interface} belongs to the engine's default network, which takes no address of ours; start the engine "
             'with "bridge": "none", or use another bridge'
         )
-    configs = [config for config in description["IPAM"]["Config"] or [] if ":" not in config["Subnet"]]
+    configs = [
+        config
+        for config in _mapping(description.get("IPAM")).get("Config") or ()
+        if ":" not in (config.get("Subnet") or ":")
+    ]
     if not configs:
         raise InputError(f"the Docker network {name} has no IPv4 subnet: name another one")
     config = configs[0]
-    aside = {key: address_of(text) for key, text in (config.get("AuxiliaryAddresses") or {}).items()}
+    aside = {key: address_of(text) for key, text in _mapping(config.get("AuxiliaryAddresses")).items()}
     own = address_of(config["Gateway"]) if config.get("Gateway") else None
     gateway = aside.get(GATEWAY_KEY, own) if driver == "bridge" else own
     kept = frozenset([*aside.values(), *([own] if own else [])])
-    mtu = (description.get("Options") or {}).get(MTU, "")
+    mtu = str(options.get(MTU, ""))
     return DockerNetwork(
-        name, driver, subnet_of(config["Subnet"]), gateway, kept, int(mtu) if mtu.isdecimal() else None
+        name,
+        driver,
+        subnet_of(config["Subnet"]),
+        gateway,
+        kept,
+        int(mtu) if mtu.isascii() and mtu.isdecimal() else None,
     )
 
 
 def container(summary: Mapping[str, Any]) -> Container:
-    """A container from the engine's list."""
-    networks: dict[str, dict[str, Any]] = summary["NetworkSettings"]["Networks"] or {}
-    texts = {
-        text
-        for endpoint in networks.values()
-        for text in (endpoint.get("IPAddress"), (endpoint.get("IPAMConfig") or {}).get("IPv4Address"))
-        if text
-    }
-    label = (summary.get("Labels") or {}).get(LEASE_LABEL, "")
+    """A container from the engine's list. An address that cannot be read is left out."""
+    networks = _mapping(_mapping(summary.get("NetworkSettings")).get("Networks"))
+    addresses = set()
+    for settings in networks.values():
+        for text in (_at(settings, "IPAddress"), _at(settings, "IPAMConfig", "IPv4Address")):
+            with suppress(*_UNREADABLE):
+                addresses.add(address_of(text))
+    label = str(_mapping(summary.get("Labels")).get(LEASE_LABEL, ""))
+    names = summary.get("Names") or [summary["Id"][:12]]  # one that is being removed has none
     return Container(
         id=summary["Id"],
-        name=(summary.get("Names") or ["?"])[0].lstrip("/"),
-        running=summary["State"] in RUNNING,
-        lease=int(label) if label.isdecimal() else None,
-        addresses=frozenset(address_of(text) for text in texts),
+        name=names[0].lstrip("/"),
+        running=summary.get("State") in RUNNING,
+        lease=int(label) if label.isascii() and label.isdecimal() else None,
+        addresses=frozenset(addresses),
     )
 
 
+def containers(summaries: Iterable[Mapping[str, Any]] | None) -> list[Container]:
+    """All containers of the engine's list that can be read."""
+    found = []
+    for summary in summaries or ():
+        with suppress(*_UNREADABLE):
+            found.append(container(summary))
+    return found
+
+
 def attached_networks(
-    found: Iterable[Mapping[str, Any]], summaries: Iterable[Mapping[str, Any]], reference: Callable[[str], str]
+    found: Iterable[Mapping[str, Any]] | None,
+    summaries: Iterable[Mapping[str, Any]] | None,
+    reference: Callable[[str], str],
 ) -> tuple[tuple[AttachedNetwork, ...], tuple[str, ...]]:
     """All networks with an IPv4 subnet, and one line for each description that cannot be read.
 
@@ -157,52 +190,91 @@ def attached_networks(
     networks: list[AttachedNetwork] = []
     unreadable: list[str] = []
     endpoints: dict[str, list[Endpoint]] = {}
-    for summary in summaries:
+
+    @contextmanager
+    def reading(kind: str, description: Any, key: str) -> Iterator[None]:
         try:
-            for network, settings in (summary["NetworkSettings"]["Networks"] or {}).items():
-                if one := _endpoint(container(summary), network, settings, reference):
-                    endpoints.setdefault(network, []).append(one)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            unreadable.append(f"container {_name(summary, 'Names')}: {_why(error)}")
-    for description in found:
-        try:
-            networks += _attached(description, endpoints.get(description["Name"], ()))
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            unreadable.append(f"network {_name(description, 'Name')}: {_why(error)}")
-    return tuple(networks), tuple(unreadable)
+            yield
+        except _UNREADABLE as error:
+            unreadable.append(f"{kind} {_name(description, key)}: {_why(error)}")
+
+    for summary in summaries or ():
+        with reading("container", summary, "Names"):
+            owner = container(summary)
+            for network, settings in _mapping(_mapping(summary.get("NetworkSettings")).get("Networks")).items():
+                with reading("container", summary, "Names"):
+                    if one := _endpoint(owner, network, _mapping(settings), reference):
+                        # Two networks may have one name. One that was made anew has another id, and a stopped
+                        # container will join it by its name all the same.
+                        key = (owner.running and _at(settings, "NetworkID")) or network
+                        endpoints.setdefault(key, []).append(one)
+    for description in found or ():
+        with reading("network", description, "Name"):
+            name, network_id = description["Name"], description["Id"]
+            mine = [endpoint for key in {name, network_id} for endpoint in endpoints.get(key, ())]
+            for config in _mapping(description.get("IPAM")).get("Config") or ():
+                with reading("network", description, "Name"):
+                    if one_of := _attached(description, _mapping(config), mine):
+                        networks.append(one_of)
+    return tuple(networks), tuple(dict.fromkeys(unreadable))
 
 
 def subnet_of(text: str) -> IPv4Network:
-    """A subnet as engines keep it: as the user wrote it, where host bits may be set."""
-    return IPv4Network(text, strict=False)
+    """A subnet as engines keep it: as the user wrote it, where host bits may be set, and zeros stand in front."""
+    return IPv4Network(_without_zeros(text), strict=False)
 
 
 def address_of(text: str) -> IPv4Address:
     """An address, with or without a prefix."""
-    return IPv4Address(text.partition("/")[0])
+    return IPv4Address(_without_zeros(text).partition("/")[0])
 
 
-def _attached(description: Mapping[str, Any], endpoints: Sequence[Endpoint]) -> list[AttachedNetwork]:
-    ipam = description.get("IPAM") or {}
-    options = description.get("Options") or {}
-    bridge = options.get(BRIDGE_NAME, f"br-{description['Id'][:12]}")
-    by_driver = options.get("parent", "") if description["Driver"] == "macvlan" else bridge
-    networks = []
-    for config in ipam.get("Config") or ():
-        if ":" in config.get("Subnet", ":"):
-            continue
-        subnet = subnet_of(config["Subnet"])
-        networks.append(
-            AttachedNetwork(
-                name=description["Name"],
-                ipam=ipam.get("Driver", ""),
-                subnet=subnet,
-                ranges=subnet_of(config["IPRange"]) if config.get("IPRange") else None,
-                interface=(ipam.get("Options") or {}).get("interface", by_driver),
-                endpoints=tuple(endpoint for endpoint in endpoints if endpoint.address in subnet),
-            )
-        )
-    return networks
+def _without_zeros(text: str) -> str:
+    """010.0.0.7 is 10.0.0.7 to engines that were built with Go before 1.17."""
+    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", text)
+
+
+def _at(value: Any, *path: str) -> Any:
+    """What stands there; None where there is no such thing."""
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """An object of the engine's; empty where it is missing or null."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise TypeError(f"{str(value)[:40]!r} is no object")
+    return value
+
+
+def device_of(description: Mapping[str, Any]) -> str:
+    """The bridge or parent; empty where there is none, or where the driver is not one of those two."""
+    options = _mapping(description.get("Options"))
+    if description.get("Driver") == "bridge":
+        return str(options.get(BRIDGE_NAME) or f"br-{description['Id'][:12]}")
+    return str(options.get("parent") or "")
+
+
+def _attached(
+    description: Mapping[str, Any], config: Mapping[str, Any], endpoints: Sequence[Endpoint]
+) -> AttachedNetwork | None:
+    """The network as far as one of its subnets goes; None for an IPv6 one."""
+    if ":" in (config.get("Subnet") or ":"):
+        return None
+    ipam, device, subnet = _mapping(description.get("IPAM")), device_of(description), subnet_of(config["Subnet"])
+    return AttachedNetwork(
+        name=str(description["Name"]),
+        ipam=str(ipam.get("Driver") or ""),
+        subnet=subnet,
+        ranges=subnet_of(config["IPRange"]) if config.get("IPRange") else None,
+        interface=str(_mapping(ipam.get("Options")).get("interface") or device),
+        endpoints=tuple(endpoint for endpoint in endpoints if endpoint.address in subnet),
+        driver=str(description.get("Driver") or ""),
+        device=device,
+    )
 
 
 def _endpoint(
@@ -210,7 +282,7 @@ def _endpoint(
 ) -> Endpoint | None:
     # A container that could not be started is listed with the address that it gave back.
     address = settings.get("IPAddress") if owner.running else ""
-    address = address or (settings.get("IPAMConfig") or {}).get("IPv4Address")
+    address = address or _mapping(settings.get("IPAMConfig")).get("IPv4Address")
     if not address:
         return None
     return Endpoint(

@@ -260,7 +260,9 @@ def test_a_view_has_each_network_and_who_is_on_it() -> None:
         running=True,
         lease=7,
     )
-    assert lan == AttachedNetwork("lan", "default", IPv4Network("172.16.42.0/24"), None, "br0", (endpoint,))
+    assert lan == AttachedNetwork(
+        "lan", "default", IPv4Network("172.16.42.0/24"), None, "br0", (endpoint,), driver="bridge", device="br0"
+    )
     assert view.version == "20.10.24"
 
 
@@ -293,7 +295,7 @@ def test_an_endpoint_has_the_address_that_it_has_or_will_have(
 
 def test_a_container_without_networks_is_on_none() -> None:
     assert attached(BRIDGE, summary(None)) == [
-        AttachedNetwork("lan", "default", IPv4Network("172.16.42.0/24"), None, "br0", ())
+        AttachedNetwork("lan", "default", IPv4Network("172.16.42.0/24"), None, "br0", (), driver="bridge", device="br0")
     ]
 
 

@@ -8,21 +8,7 @@ from typing import Any
 import pytest
 
 from launcher.engine.model import attached_networks
-
-LAN: dict[str, Any] = {
-    "Name": "lan",
-    "Id": 64 * "2",
-    "Driver": "bridge",
-    "IPAM": {"Driver": "arpipam", "Options": None, "Config": [{"Subnet": "172.16.42.0/24"}]},
-    "Options": {"com.docker.network.bridge.name": "br0"},
-}
-WEB: dict[str, Any] = {
-    "Id": 64 * "c",
-    "Names": ["/web"],
-    "State": "running",
-    "Labels": {},
-    "NetworkSettings": {"Networks": {"lan": {"IPAddress": "172.16.42.7", "MacAddress": "02:42:ac:10:2a:07"}}},
-}
+from tests.support.descriptions import LAN, WEB
 
 
 def foreign(**config: Any) -> dict[str, Any]:
