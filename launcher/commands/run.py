@@ -92,21 +92,31 @@ def split(parameters: Sequence[click.Parameter], words: Sequence[str]) -> tuple[
     "--gateway", metavar="ADDRESS", type=ADDRESS, help="The container's way out; the bridge's own address if not given."
 )
 @option("--network", metavar="NAME", help="The Docker network; the one on the interface if not given, made if missing.")
-def command(
+@click.option(
+    "-H", "engine", metavar="URL", help="The engine, as docker's -H.  [default: DOCKER_HOST's, or the context's]"
+)
+@click.option(
+    "-c", "--context", metavar="NAME", help="The docker context to take.  [default: DOCKER_CONTEXT, or the current one]"
+)
+def command(  # noqa: PLR0913 - one for each option
     options: Options,
+    *,
     wanted: tuple[IPv4Address | None, int | None],
     gateway: IPv4Address | None,
     network: str | None,
+    engine: str | None,
+    context: str | None,
     words: tuple[str, ...],
 ) -> int:
     """Run a container; the return value is the exit status."""
+    from launcher.engine.target import chosen  # noqa: PLC0415 - as below
     from launcher.run.launch import Launch, RunRequest  # noqa: PLC0415 - scapy takes 0.3 s; --help and bad usage need none of it
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
     address, prefix = wanted
-    return Launch(options, RunRequest(words, address, prefix, gateway, network)).run()
+    return Launch(options, RunRequest(words, address, prefix, gateway, network, chosen(engine, context))).run()
 
 
 def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a signal handler

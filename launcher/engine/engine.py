@@ -6,7 +6,6 @@ So a store that serves two engines never takes the containers of the one for los
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,6 +18,8 @@ from requests.exceptions import RequestException
 from launcher.engine import model
 from launcher.engine.errors import EngineError
 from launcher.engine.model import BRIDGE_NAME, GATEWAY_KEY, LEASE_LABEL, MTU, Container, DockerNetwork, EngineView
+from launcher.engine.place import UNIX
+from launcher.engine.target import Target, chosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,17 +30,20 @@ if TYPE_CHECKING:
 MAC_PER_ENDPOINT = (1, 44)  # the first API in which a client sends the MAC with the endpoint, not with the container
 CHANGES = ("connect", "create", "destroy", "die", "disconnect", "remove", "rename", "start", "stop")
 """Actions of containers and networks after which an engine's view is another one."""
-_TLS = ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 REJOINS, REJOIN_PAUSE = 10, 1.0  # tries, and s between them
 CLOCK_STEP = 2.0  # s: events are asked for from a little before, in case that the engine's clock is coarse
 
 
 class Engine:
-    """One engine: that of DOCKER_HOST, or of `url`. Raises EngineError when it is not there."""
+    """One engine: the target, that of a url, or else the one that the docker command would talk to.
 
-    def __init__(self, url: str | None = None) -> None:
+    Raises EngineError when it is not there, InputError where the environment leads to none.
+    """
+
+    def __init__(self, target: Target | str | None = None) -> None:
+        meant = target if isinstance(target, Target) else chosen(target)
         with _asking():
-            self._client = docker.from_env(version="auto", environment=_environment(url))
+            self._client = docker.DockerClient(meant.url, version="auto", tls=_tls(meant))
         self._api: Any = self._client.api
 
     @property
@@ -189,13 +193,13 @@ class Engine:
             )
 
 
-def _environment(url: str | None) -> dict[str, str] | None:
-    """The DOCKER_* variables for that engine; None: those of the process. TLS is for an engine behind a network."""
-    if url is None:
-        return None
-    by_network = not url.startswith(("unix:", "http+unix:"))
-    tls = {name: os.environ[name] for name in _TLS if name in os.environ and by_network}
-    return {"DOCKER_HOST": url} | tls
+def _tls(target: Target) -> docker.tls.TLSConfig | bool:
+    """TLS is for an engine behind a network."""
+    tls = target.tls
+    if tls is None or target.url.startswith(UNIX):
+        return False
+    pair = (tls.cert, tls.key) if tls.cert and tls.key else None
+    return docker.tls.TLSConfig(client_cert=pair, ca_cert=tls.ca or None, verify=tls.verify)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.engine.engine import Engine
 from launcher.engine.errors import EngineError
+from launcher.engine.place import require_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,12 @@ SETTLE = 0.1  # s: what happens together is looked at once
 RETRY = 1.0  # s between two tries to reach the engine
 MOVERS = 2
 """Threads for moves. Each move makes the engine ask the agent, so they never share threads with its answers."""
+
+
+def engine_here(url: str) -> Engine:
+    """The engine. Raises EngineError where it is not on this host's links: its containers would be taken for ours."""
+    require_here(url)
+    return Engine(url)
 
 
 class EngineWatch:
@@ -40,7 +47,7 @@ class EngineWatch:
         interval: Callable[[], float],
         seen: Callable[[EngineView], None],
         lost: Callable[[str], None],
-        engine: Callable[[str], Engine] = Engine,
+        engine: Callable[[str], Engine] = engine_here,
     ) -> None:
         self._url = url
         self._interval = interval

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 from typing import TYPE_CHECKING
 
 from arpipam.errors import InputError
 from launcher.engine.errors import EngineError
+from launcher.engine.place import UNIX, path_of, require_here
 from launcher.run.child import run_child
 from launcher.run.relay import Relay
 
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from launcher.engine.engine import Engine
+    from launcher.engine.target import Target
 
-DEFAULT_URL = "unix:///var/run/docker.sock"
-UNIX = "unix://"
 OURS = {
     "--ip": "--ip",
     "--network": "--network",
@@ -32,56 +31,48 @@ MAC_PER_ENDPOINT = 25  # from this version on the client refuses --mac-address w
 
 
 class DockerCommand:
-    """Runs `docker run`, whatever ages client and engine have.
+    """Runs `docker run` at the target's engine, whatever ages client and engine have. docker is always told which."""
 
-    The engine is the one that DOCKER_HOST names, or else this host's usual one. A docker context may name another, so
-    docker is always told.
-    """
-
-    def __init__(self) -> None:
-        self.url = os.environ.get("DOCKER_HOST") or DEFAULT_URL
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self._needs_relay = False
 
     def knock(self) -> None:
-        """Raise EngineError when no engine listens there, before any address is claimed."""
-        if not self.url.startswith(UNIX):
-            return
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(self._path())
-            except OSError as error:
-                raise EngineError(
-                    f"cannot reach the Docker engine at {self.url}: {error.strerror}; is it running?"
-                ) from None
+        """Raise EngineError when no engine of this host listens there, before any address is claimed."""
+        require_here(self.target.url)
 
     def learn(self, engine: Engine) -> None:
         """Find out how this client sets a MAC at this engine."""
         if engine.takes_mac_per_endpoint or _version() < MAC_PER_ENDPOINT:
             return
-        if not self.url.startswith(UNIX):
+        if not self.target.url.startswith(UNIX):
             raise EngineError(
-                f"this docker client sets no MAC at an engine as old as the one at {self.url}; use one before 25.0, "
+                f"this docker client sets no MAC at an engine as old as the one at {self.target.url}; use one before 25.0, "
                 "or reach the engine by its unix:// socket"
             )
         self._needs_relay = True
 
     def run(self, ours: Sequence[str], mac: str, theirs: Sequence[str], *, keep_open: Collection[int]) -> int:
         """Run `docker run` in our place, our arguments before theirs; see `run_child`."""
+        url, context = self.target.url, self.target.context
         if not self._needs_relay:
-            return self._run(["--mac-address", mac, *ours, *theirs], self.url, keep_open)
-        with Relay(self._path(), mac) as relay:
-            return self._run([*ours, *theirs], relay.url, keep_open)
+            said = ["--mac-address", mac, *ours, *theirs]
+            # A context has its TLS files too; for any other engine docker takes them from the environment, as we do.
+            return self._run(["--context", context] if context else [], said, url, keep_open)
+        with Relay(path_of(url), mac) as relay:
+            return self._run([], [*ours, *theirs], relay.url, keep_open)
 
     @staticmethod
-    def _run(words: Sequence[str], url: str, keep_open: Collection[int]) -> int:
+    def _run(before: Sequence[str], words: Sequence[str], url: str, keep_open: Collection[int]) -> int:
+        environment = {
+            name: value for name, value in os.environ.items() if name not in {"DOCKER_HOST", "DOCKER_CONTEXT"}
+        }
+        if not before:
+            environment["DOCKER_HOST"] = url
         try:
-            return run_child(["docker", "run", *words], os.environ | {"DOCKER_HOST": url}, keep_open=keep_open)
+            return run_child(["docker", *before, "run", *words], environment, keep_open=keep_open)
         except OSError as error:
             raise _no_client(error) from None
-
-    def _path(self) -> str:
-        path = self.url.removeprefix(UNIX)
-        return "\0" + path[1:] if path.startswith("@") else path
 
 
 def refuse_ours(words: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from launcher.agent.client.connection import running
 from launcher.agent.contract import ClaimRequest
 from launcher.console import complain, tell
 from launcher.engine.errors import EngineError
+from launcher.engine.target import USUAL, Target
 from launcher.options import Options, make_allocator
 from launcher.run.child import StandardInput
 from launcher.run.docker_command import DockerCommand, refuse_ours
@@ -57,6 +58,7 @@ class RunRequest:
     prefix: int | None = None
     gateway: IPv4Address | None = None
     network: str | None = None
+    engine: Target = USUAL
 
     @property
     def owner(self) -> str:
@@ -76,7 +78,7 @@ class Launch:
         self._options = options
         self._agent = AgentClient(options.socket) if running(options.socket) else None
         self._request = request
-        self._docker = DockerCommand()
+        self._docker = DockerCommand(request.engine)
         self._engine: Engine
         self._network: DockerNetwork | None = None
         self._given: dict[IPv4Address, str] = {}
@@ -121,7 +123,7 @@ class Launch:
         from launcher.engine.engine import Engine  # noqa: PLC0415 - docker-py takes 0.1 s, saved while we listen
         from launcher.engine.reconcile import reconcile  # noqa: PLC0415
 
-        self._engine = Engine()
+        self._engine = Engine(self._request.engine)
         if self._agent is None:  # which does that itself
             with SqliteLeaseStore(self._options.state_dir / "leases.db") as leases:
                 reconcile(leases, self._engine)

@@ -15,6 +15,9 @@ from launcher.engine.watch import MOVERS, EngineWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from docker.tls import TLSConfig
 
 LONG = 30.0
 
@@ -162,25 +165,28 @@ def test_health_checks_are_no_news() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "given"),
+    ("url", "tls"),
     [
-        ("tcp://127.0.0.1:2376", {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/certs"}),
-        ("unix:///run/docker.sock", {}),
+        ("tcp://127.0.0.1:2376", True),
+        ("unix:///run/docker.sock", False),
     ],
 )
 def test_a_named_engine_keeps_the_tls_of_the_environment(
-    monkeypatch: pytest.MonkeyPatch, url: str, given: dict[str, str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, *, tls: bool
 ) -> None:
     asked: list[Any] = []
 
     class Client:
         api = None
 
-        def __init__(self, **options: Any) -> None:
-            asked.append(options["environment"])
+        def __init__(self, url: str, *, tls: TLSConfig | bool, **_: Any) -> None:
+            asked.append((url, tls and (tls.cert, tls.ca_cert, tls.verify)))
 
-    monkeypatch.setattr("docker.from_env", Client)
+    for name in ("ca", "cert", "key"):
+        (tmp_path / f"{name}.pem").touch()
+    monkeypatch.setattr("docker.DockerClient", Client)
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
-    monkeypatch.setenv("DOCKER_CERT_PATH", "/certs")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
     Engine(url)
-    assert asked == [{"DOCKER_HOST": url} | given]
+    files = ((f"{tmp_path}/cert.pem", f"{tmp_path}/key.pem"), f"{tmp_path}/ca.pem", True)
+    assert asked == [(url, files if tls else False)]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from launcher.commands.options import execute
 from launcher.commands.run import command, split
 from launcher.engine.errors import EngineError
+from launcher.engine.target import USUAL, Target
 from launcher.run import docker_command
 from launcher.run.docker_command import DockerCommand
 from launcher.run.launch import RunRequest
@@ -233,8 +234,7 @@ def test_docker_learns_the_mac_whatever_its_age(ages: tuple[int, str, str], monk
 
     monkeypatch.setattr(docker_command, "run_child", run_child)
     monkeypatch.setattr(docker_command, "_version", lambda: client)
-    monkeypatch.delenv("DOCKER_HOST", raising=False)
-    docker = DockerCommand()
+    docker = DockerCommand(USUAL)
     docker.learn(Engine(takes_mac_per_endpoint=engine == "new"))  # type: ignore[arg-type] # a stand-in
     ours = ["--network", "lan", "--ip", "172.16.42.7"]
     assert docker.run(ours, "02:00:00:00:00:01", ["-it", "busybox", "--ip"], keep_open=[5]) == 3
@@ -247,9 +247,8 @@ def test_docker_learns_the_mac_whatever_its_age(ages: tuple[int, str, str], monk
 
 def test_a_new_client_far_from_an_old_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker_command, "_version", lambda: 28)
-    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:2375")
     with pytest.raises(EngineError, match="unix://"):
-        DockerCommand().learn(Engine(takes_mac_per_endpoint=False))  # type: ignore[arg-type] # a stand-in
+        DockerCommand(Target("tcp://127.0.0.1:2375")).learn(Engine(takes_mac_per_endpoint=False))  # type: ignore[arg-type] # a stand-in
 
 
 @pytest.mark.parametrize(("said", "version"), [("Docker version 28.2.2, build e6534b4", 28), ("podman version 4.3", 0)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from arpipam.errors import AddressInUseError, PoolExhaustedError
+from launcher.engine.target import Target
 from launcher.options import Options
 from launcher.run.launch import MOST_TRIES, Launch, RunRequest
 
@@ -64,16 +65,16 @@ class Robbed(Launch):
 
 
 @pytest.fixture(autouse=True)
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def engine(tmp_path: Path) -> Iterator[None]:
     """Something that listens where an engine would."""
     with socket.socket(socket.AF_UNIX) as engine:
         engine.bind(str(tmp_path / "docker.sock"))
         engine.listen()
-        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
         yield
 
 
 def launch(tmp_path: Path, **wanted: Any) -> Robbed:
+    wanted["engine"] = Target(f"unix://{tmp_path}/docker.sock")
     return Robbed(Options(interface="br0", socket=tmp_path / "no agent"), RunRequest(("busybox",), **wanted))
 
 
