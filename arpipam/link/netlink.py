@@ -29,6 +29,10 @@ _NLM_F_DUMP_INTR = 0x10
 _DUMP_TRIES = 10
 
 
+class NoInterfaceError(InputError):
+    """There is no interface of that name."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """One interface and its host, as the kernel has them. Addresses are integers, MACs bytes."""
@@ -145,7 +149,7 @@ def _missing(interface: str, links: list[Any]) -> InputError:
         if link["ifi_type"] == _ARPHRD_ETHER and not link["flags"] & _IFF_NOARP and link.get("master") is None
     )
     there = f"choose one of: {', '.join(usable)}" if usable else "and none that could be used; make one first"
-    return InputError(f"no interface {interface!r} here; {there}")
+    return NoInterfaceError(f"no interface {interface!r} here; {there}")
 
 
 def _check(interface: str, link: Any, links: list[Any]) -> None:

@@ -29,6 +29,7 @@ from launcher.agent.network.containers import Containers
 from launcher.agent.network.former import explained
 from launcher.agent.network.held import Role
 from launcher.agent.network.holdings import release_leftovers
+from launcher.agent.network.made import missing
 from launcher.agent.network.network import Network
 from launcher.agent.network.shared import Tools
 from launcher.agent.pools import DockerPool
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from arpipam.claim import Claim
+    from arpipam.link.netlink import Facts
     from launcher.agent.config.file import Config
     from launcher.agent.contract import Event, LeaseView, StationView
     from launcher.agent.memory import StationStore
@@ -173,12 +175,13 @@ class Agent:
             interface = await self._edges.in_thread(self.tools.declared.interface_of, request.subnet)
         wanted = DockerPool(interface, request.subnet, request.ranges, dict(request.options))
         new = wanted.id not in self._running
-        if new and wanted.id not in self._pools.pools:
-            await self._edges.in_thread(self._edges.facts, interface)  # a typing error is told at once
+        before, replayed = await self._before(wanted)
         pool = self._pools.request(wanted)
         if pool.options != wanted.options:
             settings = self._lenient(pool)
         network = self._run(pool.id, settings)
+        network.reserved.replayed = replayed
+        network.made.expect(before, new=not replayed)
         if new:
             try:
                 await asyncio.wait_for(network.link.opened.wait(), OPENING)
@@ -199,15 +202,16 @@ class Agent:
         """An address for a container, or for Docker itself."""
         network = self._network(request.pool)
         self._check_settings(request.pool)
-        if request.kind is not AddressKind.ENDPOINT:
-            return await network.reserved.keep(request.address, gateway=request.kind is AddressKind.GATEWAY)
-        assert request.mac is not None  # noqa: S101 - that is what makes it an endpoint's
         try:
+            if request.kind is not AddressKind.ENDPOINT:
+                return await network.reserved.keep(request.address, gateway=request.kind is AddressKind.GATEWAY)
+            assert request.mac is not None  # noqa: S101 - that is what makes it an endpoint's
+            await network.made.check()
             lease = await subnets.hand_out(network, self._networks(), request.mac, request.address)
         except ArpipamError as error:
             text = str(error).replace(NO_WITNESS, NO_WITNESS_FOR_DOCKER)
             text = await self._edges.in_thread(explained, self.tools.leases, network.interface, text)
-            network.tell(EventKind.REFUSED, mac=request.mac, address=str(request.address or ""), text=text)
+            network.tell(EventKind.REFUSED, mac=request.mac or "", address=str(request.address or ""), text=text)
             raise type(error)(text) from None
         return IPv4Interface(f"{lease.address}/{lease.prefix}")
 
@@ -277,6 +281,17 @@ class Agent:
 
     # Parts of these.
 
+    async def _before(self, wanted: DockerPool) -> tuple[Facts | None, bool]:
+        """The link before the engine makes its network on it; and whether the engine has started, and has made it."""
+        known = self._pools.pools.get(wanted.id)
+        replayed = known is not None and known.count == 0
+        try:
+            return await self._edges.in_thread(self._edges.facts, wanted.interface), replayed
+        except ArpipamError as error:  # a typing error is told at once
+            if known is None:
+                raise missing(wanted.interface, error) from None
+            return None, replayed
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something beside, to its end."""
         task = self._loop.create_task(_told(work))
@@ -291,6 +306,7 @@ class Agent:
         if running is None:
             network = Network(pool_id, settings, self.tools, self._loop)
             network.on_conflict = self._conflicts.met
+            network.made.on_mismatch = partial(self._conflicts.mismatch, network.interface)
             running = self._running[pool_id] = _Running(network, self._loop.create_task(_told(network.run())))
         return running.network
 

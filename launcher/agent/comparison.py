@@ -79,6 +79,8 @@ class Comparison:
 
     async def _compare(self, network: Network, view: EngineView, unseen: dict[int, float]) -> None:
         await network.holdings.settle()
+        mine = [docker for docker in view.networks if self._has(network.pool, docker)]
+        await network.made.compare(mine, view.at, network.pool.count)
         # A stopped container may keep an address that another one has by now.
         known = sorted(self._endpoints(network.pool, view), key=lambda endpoint: endpoint.running)
         endpoints = {endpoint.address: endpoint for endpoint in known}

@@ -116,6 +116,14 @@ class Conflicts:
             owner=owner,
             text=text,
         )
+        self._pass_on(event)
+
+    def mismatch(self, interface: str, text: str) -> None:
+        """The engine has made another network than was meant."""
+        self._pass_on(Event(self._edges.now(), EventKind.MISMATCH, interface, text=text))
+
+    def _pass_on(self, event: Event) -> None:
+        """To all who read the events, and to the hook."""
         self._tools.journal.tell(event)
         hook = self._tools.config.agent.hook
         if hook is not None:

@@ -37,8 +37,8 @@ class NetworkView:
     interface: str
     subnet: str
     state: str
-    """`up`, `partitioned` (a station that must answer is silent: nothing is searched) or `down` (no link, or none that
-    leads beyond this host)."""
+    """`up`, `partitioned` (a station that must answer is silent: nothing is searched), `mismatch` (the engine has made
+    something else than was meant: nothing is handed out) or `down` (no link, or none that leads beyond this host)."""
     reason: str
     """Why it is not up, in one line."""
     silent: tuple[str, ...]
@@ -111,6 +111,8 @@ class EventKind(StrEnum):
     """A container keeps an address that another station uses too."""
     HOOK_FAILED = "hook failed"
     """The hook was not run, was killed, ended with an error, or was left out for some conflicts."""
+    MISMATCH = "mismatch"
+    """The engine has made another network than was meant: nothing is handed out on it."""
     PARTITION = "partition"
     """A station that must answer is silent: nothing is searched on that network."""
     HEALED = "healed"

@@ -25,13 +25,14 @@ _GUARDS = {
 def network_view(network: Network) -> NetworkView:
     """What there is to tell of a network."""
     silent = tuple(name or str(address) for address, name in network.witnesses.silent().items())
-    pulse = network.witnesses.pulse
+    pulse, mismatch = network.witnesses.pulse, network.made.mismatch
+    down = not network.link.is_open or network.gaps.closed
     return NetworkView(
         pool=network.pool_id,
         interface=network.interface,
         subnet=str(network.subnet),
-        state="down" if not network.link.is_open or network.gaps.closed else "partitioned" if silent else "up",
-        reason=network.gaps.closed or (network.witnesses.complaint() if silent else network.link.reason),
+        state="down" if down else "mismatch" if mismatch else "partitioned" if silent else "up",
+        reason=network.gaps.closed or mismatch or (network.witnesses.complaint() if silent else network.link.reason),
         silent=silent,
         left=network.sightings.left,
         ready=len(network.ready),

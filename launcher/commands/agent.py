@@ -97,7 +97,7 @@ def agent(context: click.Context, /, config: Path | None, socket: Path | None, *
 def status(client: AgentClient, *, as_json: bool) -> int:
     """Say how the agent and its networks are.
 
-    Exit status: 0 all networks are up and every part works; 1 a network is partitioned or down, or a part has failed
+    Exit status: 0 all networks are up and every part works; 1 a network is not up, or a part has failed
     (which, since when and why is shown); 3 no agent answers.
     """
     said = client.status()

@@ -98,7 +98,7 @@ def split(parameters: Sequence[click.Parameter], words: Sequence[str]) -> tuple[
 @click.option(
     "-c", "--context", metavar="NAME", help="The docker context to take.  [default: DOCKER_CONTEXT, or the current one]"
 )
-def command(  # noqa: PLR0913 - one for each option
+def command(
     options: Options,
     *,
     wanted: tuple[IPv4Address | None, int | None],

@@ -95,7 +95,7 @@ def _unix_sockets(path: str) -> set[str]:
         words = line.split(None, 7)
         if len(words) == 8 and words[3] == _LISTENING_UNIX:  # noqa: PLR2004 - Num … Flags … Inode Path
             with suppress(OSError):
-                if words[7] == shown or os.path.samefile(words[7], path):
+                if words[7] == shown or Path(path).samefile(words[7]):
                     found.add(words[6])
     return found
 

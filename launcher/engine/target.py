@@ -1,4 +1,4 @@
-"""Which engine is meant, told as the docker command tells it: -H, --context, DOCKER_HOST, DOCKER_CONTEXT, its config.json.
+"""Which engine is meant, as the docker command finds it: by -H, --context, DOCKER_HOST, DOCKER_CONTEXT or config.json.
 
 docker-py's own reading of contexts looks in the working directory where there is no config.json, and takes TLS files
 only all together; so the two small files are read here, and docker-py is not loaded for it.

@@ -47,8 +47,8 @@ class DockerCommand:
             return
         if not self.target.url.startswith(UNIX):
             raise EngineError(
-                f"this docker client sets no MAC at an engine as old as the one at {self.target.url}; use one before 25.0, "
-                "or reach the engine by its unix:// socket"
+                f"this docker client sets no MAC at an engine as old as the one at {self.target.url}; use one before "
+                "25.0, or reach the engine by its unix:// socket"
             )
         self._needs_relay = True
 

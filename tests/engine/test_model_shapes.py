@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from launcher.engine.model import attached_networks, container, containers, device_of
 from tests.support.descriptions import LAN, WEB
 
-
 TEXTS = st.sampled_from(["", "10.0.0.1/24", "10.0.0.0/33", "010.1.0.0/24", "fd00::/64", "::ffff:10.0.0.0/120", "x"])
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | TEXTS | st.text(max_size=5),

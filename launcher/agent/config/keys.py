@@ -134,7 +134,7 @@ class AgentSettings(BaseModel, extra="forbid", frozen=True, strict=True):
     hook: Annotated[Path | None, BeforeValidator(_path)] = Field(
         default=None, description=f"{_ABSOLUTE}/etc/arpipam/on-conflict"
     )
-    """A program that is run for each conflict."""
+    """A program that is run for each conflict and mismatch."""
     remember: float = Field(default=_DAY, ge=0, le=_YEAR, description=f"seconds, from 0 (off) to {_YEAR}")
     """For so long a station that was seen is passed over."""
     quarantine: float = Field(default=60, ge=0, le=_DAY, description=f"seconds, from 0 to {_DAY}")

@@ -24,6 +24,7 @@ from launcher.agent.network.held import Role
 from launcher.agent.network.holdings import Holdings
 from launcher.agent.network.lending import Lending
 from launcher.agent.network.link import NetworkLink
+from launcher.agent.network.made import Made
 from launcher.agent.network.promises import Promises
 from launcher.agent.network.ready import PART, Ready
 from launcher.agent.network.reserved import Reserved
@@ -146,7 +147,10 @@ class Network:
             policy=self._policy,
             tell=self.tell,
         )
-        self.reserved = Reserved(pool.subnet, self.link, self.holdings, self.search, edges)
+        self.made = Made(pool.interface, self.tell, edges)
+        self.reserved = Reserved(
+            pool.interface, pool.subnet, self.holdings, self.search, options=self.options, edges=edges
+        )
 
     @property
     def pool(self) -> DockerPool:

@@ -1,18 +1,25 @@
-"""Addresses of a pool that Docker keeps for itself: gateways, auxiliary ones. Leased, and defended by nobody."""
+"""Addresses of a pool that Docker keeps for itself: gateways, auxiliary ones. Leased, and defended by nobody.
+
+A gateway is accepted only where the engine then leaves the link as it is; see gateway.py.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Interface
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from arpipam.errors import AddressInUseError, ArpipamError
+from launcher.agent.network.gateway import fitting, taken
 from launcher.agent.network.held import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
     from ipaddress import IPv4Network
 
+    from arpipam.link.netlink import Facts
     from launcher.agent.edges import Edges
     from launcher.agent.network.holdings import Holdings
-    from launcher.agent.network.link import NetworkLink
     from launcher.agent.network.search import AddressSearch
 
 GATEWAY = "gateway"
@@ -22,40 +29,73 @@ RESERVED = "reserved"
 
 
 class Reserved:
-    """Those of one network, in `subnet`."""
+    """Those of one network on `interface`, in `subnet`. `options()` are what an allocator is told now."""
 
     def __init__(
-        self, subnet: IPv4Network, link: NetworkLink, holdings: Holdings, search: AddressSearch, edges: Edges
+        self,
+        interface: str,
+        subnet: IPv4Network,
+        holdings: Holdings,
+        search: AddressSearch,
+        *,
+        options: Callable[[], Mapping[str, Any]],
+        edges: Edges,
     ) -> None:
+        self.replayed = False
+        """Whether Docker has asked for the pool because the engine has started: what it has by then is made already."""
+        self._interface = interface
         self._subnet = subnet
-        self._link = link
         self._holdings = holdings
         self._search = search
-        self._in_thread = edges.in_thread
+        self._options = options
+        self._edges = edges
 
     async def keep(self, address: IPv4Address | None, *, gateway: bool) -> IPv4Interface:
-        """Keep the address from everybody else; None: a gateway is to be found."""
+        """Keep the address from everybody else; None: a gateway is to be found.
+
+        Raises InputError for a gateway that would cost this host or the LAN an address.
+        """
         owner = RESERVED if address is not None and not gateway else GATEWAY
-        if address is None:
-            address = await self._gateway()
-        local = self._link.is_open and int(address) in self._link.allocator.link.local_addresses
+        local: Collection[int] = ()
+        with suppress(ArpipamError):
+            local = (await self._facts(self._interface)).local_addresses
+        if address is None or (gateway and not self.replayed):
+            address = await self._gateway(address)
         held = self._holdings.get(address)
-        if (held is None or held.role is not Role.DOCKER) and not local:
+        if (held is None or held.role is not Role.DOCKER) and int(address) not in local:
             await self._holdings.record(address, owner)
         return IPv4Interface(f"{address}/{self._subnet.prefixlen}")
 
-    async def _gateway(self) -> IPv4Address:
-        """The bridge itself; beside a bridge, the router that this host has there; else the first free address."""
-        link = self._link.allocator.link
-        await self._in_thread(link.look)
-        own: list[IPv4Address] = [prefix.ip for prefix in link.prefixes if prefix.ip in self._subnet]
-        routers = [address for address in map(IPv4Address, link.gateways) if address in self._subnet]
-        known: list[IPv4Address] = [*(own if link.is_bridge else ()), *routers]
-        if known:
-            return known[0]
-        held = self._holdings.add(await self._search.claim(GATEWAY, None, None), Role.LENT)
+    async def _gateway(self, wanted: IPv4Address | None) -> IPv4Address:
+        """The wanted one where it fits; else the bridge itself; on a bridge without an address one that is free."""
+        found = fitting(self._interface, self._subnet, wanted, await self._facts(self._interface))
+        if found is not None:
+            return found
+        routers = await self._routers()
+        if wanted in routers:
+            raise taken(self._interface, wanted, "is this host's own router")
+        exclude = (*self._options()["exclude"], *map(str, routers))  # also one that does not answer now
+        options = {"exclude": exclude} if wanted is None else {"ranges": (), "exclude": ()}
+        try:
+            claim = await self._search.claim(GATEWAY, wanted, None, **options)
+        except AddressInUseError as error:
+            if wanted is None:
+                raise
+            raise taken(self._interface, wanted, f"is not free ({error})") from None
+        held = self._holdings.add(claim, Role.LENT)
         await self._holdings.end(held, 0.0)
         return held.address
+
+    async def _routers(self) -> set[IPv4Address]:
+        """The routers in the subnet that this host has by any of its interfaces."""
+        found: set[IPv4Address] = set()
+        for name in await self._edges.in_thread(self._edges.on_subnet, self._subnet):
+            with suppress(ArpipamError):  # one that is down leads nowhere
+                found |= set(map(IPv4Address, (await self._facts(name)).gateways))
+        return {address for address in found if address in self._subnet}
+
+    async def _facts(self, interface: str) -> Facts:
+        return await self._edges.in_thread(self._edges.facts, interface)
 
     async def release(self, address: IPv4Address) -> None:
         """Docker does not need it any more.

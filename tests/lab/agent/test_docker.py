@@ -112,7 +112,7 @@ def test_without_a_gateway_it_is_the_bridges_own_address(side: AgentOn) -> None:
 
 @pytest.mark.both_engines
 def test_gateway_auxiliary_addresses_and_range(side: AgentOn) -> None:
-    words = ["--gateway", "10.7.0.254", "--ip-range", "10.7.0.128/30"]
+    words = ["--aux-address", "DefaultGatewayIPv4=10.7.0.254", "--ip-range", "10.7.0.128/30"]
     aside = ["--aux-address", "a=10.7.0.5", "--aux-address", "b=10.7.0.129"]  # one of them outside of the range
     side.host.docker(*create(*ALONE, *words, *aside))
     for number in range(3):

@@ -26,7 +26,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
     """Two hosts with engines, each on a wire of its own with the same subnet."""
     with Lab() as lab:
         wires = lab.wire(), lab.wire()
-        found = [lab.host(f"h{n}", wire, "172.16.42.1/24", engine=True) for n, wire in enumerate(wires)]
+        found = [lab.host(f"h{n}", wire, "172.16.42.1/24", bridge="lan0", engine=True) for n, wire in enumerate(wires)]
         lab.start()
         for number, wire in enumerate(wires):
             lab.station(f"printer{number}", wire, "172.16.42.3/24")
@@ -60,7 +60,18 @@ def clean(host: Host, folder: Path, *words: str, **env: str) -> subprocess.Compl
 def launch(host: Host, folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
     state = folder.parent / "state"
     return clean(
-        host, folder, RUN, *words, "busybox", "sh", "-c", "ip -4 -o a show eth0", **env, ARPIPAM_STATE_DIR=str(state)
+        host,
+        folder,
+        RUN,
+        "-I",
+        "lan0",
+        *words,
+        "busybox",
+        "sh",
+        "-c",
+        "ip -4 -o a show eth0",
+        **env,
+        ARPIPAM_STATE_DIR=str(state),
     )
 
 
