@@ -79,6 +79,14 @@ def test_the_clocks_of_this_host_run_and_tell_its_boot() -> None:
     assert one.calendar() > 1e9
 
 
+def test_where_an_address_is_anothers_by_now_it_says_where_to_look(store: SqliteLeaseStore) -> None:
+    first = reserved(store)
+    store.release(first.id, quarantine=0)
+    reserved(store, owner="db")
+    said = refusal(lambda: store.bind(first.id, "c0ffee"))
+    assert said.endswith("; was the address leased to another meanwhile? see `arpipam leases`")
+
+
 def test_a_store_that_is_closed_is_of_no_use_any_more(path: Path, clock: Clock) -> None:
     with SqliteLeaseStore(path, clock=clock) as store:
         lease = reserved(store)

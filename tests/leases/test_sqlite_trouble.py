@@ -6,18 +6,19 @@ import os
 import resource
 import sqlite3
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from arpipam.errors import LeaseError
+from arpipam.leases import sqlite
 from arpipam.leases.sqlite import SqliteLeaseStore
 from tests.support.leases import address, process, refusal, reserve, reserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
-    from pathlib import Path
 
 NOBODY = 65534
 
@@ -71,7 +72,7 @@ def test_a_file_of_something_else_is_said_to_be_damaged_and_may_be_moved_away(pa
     path.write_bytes(b"something else entirely\n" * 100)
     said = refusal(lambda: SqliteLeaseStore(path))
     assert said.startswith(f"lease store {path}: file is not a database; ")
-    assert "a damaged file may be moved away" in said
+    assert said.endswith("? a damaged file may be moved away: the wire still shows what is in use")
     path.rename(path.with_suffix(".old"))
     with SqliteLeaseStore(path) as store:
         assert reserved(store).id == 1
@@ -88,6 +89,24 @@ def test_a_damaged_file_is_said_to_be_damaged(path: Path, what: str) -> None:
             store.leases()
 
     assert "a damaged file may be moved away" in refusal(use)
+
+
+@pytest.mark.parametrize("part", ["holders", "quarantines"])
+def test_a_store_that_cannot_be_opened_keeps_no_file_open(
+    path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise PermissionError(13, "Permission denied") if part == "holders" else LeaseError("no")
+
+    if part == "holders":
+        monkeypatch.setattr(sqlite, "Liveness", fails)
+    else:
+        monkeypatch.setattr(SqliteLeaseStore, "_take_up_quarantines", fails)
+    with pytest.raises(LeaseError) as caught:
+        SqliteLeaseStore(path)
+    opened = [Path(fd).readlink() for fd in Path("/proc/self/fd").iterdir() if fd.exists()]
+    assert [file for file in opened if file.parent == path.parent] == []
+    assert str(caught.value) in {f"lease store {path}: holders: Permission denied; run as root", "no"}
 
 
 def test_the_file_of_a_newer_version_is_left_alone(path: Path) -> None:

@@ -9,7 +9,7 @@ from arpipam.protocol.events import Announced, Defended
 from arpipam.protocol.policy import CLOCK_TOLERANCE, FIRST_RELEASE, Policy
 from arpipam.protocol.timing import RFC5227
 from arpipam.protocol.witnesses import SearchWitnesses
-from tests.support.acd import ADDRESS, MINE, OTHER, THIRD, Bench, announcement, at
+from tests.support.acd import ADDRESS, MINE, OTHER, THIRD, Bench, announcement, at, probe
 
 
 def told(bench: Bench) -> list[object]:
@@ -94,6 +94,20 @@ def test_a_defence_that_gave_way_to_another_mac_hinders_no_later_one() -> None:
     assert Defended() not in bench.told
     bench.hear(announcement(OTHER))
     assert bench.told.count(Defended()) == 1
+
+
+def test_a_second_conflict_is_one_too_many_though_the_first_defence_has_not_left() -> None:
+    bench = at(AcdState.DEFENDING, Policy.ONCE)
+    bench.acd.receive(announcement(OTHER), bench.now)
+    bench.acd.receive(announcement(OTHER), bench.now)
+    assert bench.acd.state is AcdState.LOST
+
+
+def test_a_flood_of_questions_is_answered_up_to_a_bound() -> None:
+    bench = at(AcdState.DEFENDING)
+    for _ in range(MOST_REPLIES + 10):
+        bench.acd.receive(probe(OTHER), bench.now)
+    assert len(bench.acd.outbox) == MOST_REPLIES
 
 
 def test_the_next_defence_may_leave_at_the_very_end_of_the_interval() -> None:
