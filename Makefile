@@ -10,7 +10,7 @@ MEMORY := $(shell [ "$$(df --output=avail -BG /dev/shm 2>/dev/null | tr -dc 0-9)
 PYTEST := $(MEMORY) $(BIN)/pytest --dist loadgroup --no-loadscope-reorder --ignore tests/vm
 PACKAGES := python3-venv docker.io iptables nftables iproute2 iputils-arping iputils-ping openvswitch-switch busybox-static docker-compose
 
-.PHONY: install system check units test test-vm lint mutate demo bench lock clean
+.PHONY: install system check units test test-vm lint mutate demo soak bench lock clean
 install: system $(VENV)/.installed
 
 # Daemons that Debian would start on installation (an engine, Open vSwitch) stay off: the lab starts its own.
@@ -58,6 +58,11 @@ $(VENV)/.mutate: requirements-mutate.lock $(VENV)/.installed
 
 demo: install
 	$(BIN)/python -m launcher.lab.demo
+
+# Hosts whose containers come and go while cables, engines, agents, disks and neighbours fail: docs/soak.md.
+soak: install
+	@.ci/packages dhcpcd-base avahi-autoipd || true
+	$(BIN)/python -m launcher.lab.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(SOAK)
 
 # Ten scenarios beside their peers: bench-out/report.md, results.json and plots. `make bench BENCH=…`
 # takes names of scenarios, --quick (three minutes) and --out.

@@ -58,17 +58,22 @@ class LabEngine:
             (self._directory / name).mkdir(parents=True, exist_ok=True)
         self._mounts = self._mounts or self._own_mounts()
         words = (
-            f"nsenter --mount=/proc/{self._mounts.pid}/ns/mnt "
             f"dockerd --data-root {self._directory}/data --exec-root {self._directory}/exec "
             f"--pidfile {self._directory}/docker.pid -H unix://{self.socket} --bridge=none --iptables=false "
             f"--ip-forward=false --ip-masq=false --userland-proxy=false --cgroup-parent={self.cgroup(self._directory)}"
         ).split()
         # An engine whose containerd is stuck has it write down where (SIGUSR1), into the folder for temporary files.
         env = os.environ | {"TMPDIR": str(self._directory / "tmp"), "PATH": self._path}
-        self.process = process = self._namespace.daemon([*words, *options], self.log, env=env)
+        self.process = process = self._namespace.daemon(self.inside(*words, *options), self.log, env=env)
         self._wait(self._answers, process)
         image = ["-H", f"unix://{self.socket}", "import", "-", "busybox:latest"]
         subprocess.run([self.client, *image], input=rootfs(), check=True, capture_output=True)
+
+    def inside(self, *words: str) -> list[str]:
+        """The command that runs `words` with the engine's mounts; they are there from its first start on."""
+        if self._mounts is None:
+            raise RuntimeError("the engine was never started")
+        return ["nsenter", f"--mount=/proc/{self._mounts.pid}/ns/mnt", *words]
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """End the engine by this signal, and wait until its containerd is gone too: the next one would take it over."""

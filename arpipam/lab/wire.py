@@ -91,6 +91,14 @@ class Wire:
         self._cut -= {self._ports[host.namespace] for host in hosts} if hosts else set(self._cut)
         self._apply()
 
+    def unplug(self, host: Plugged) -> None:
+        """Pull the cable of this one out: its interface has no carrier."""
+        self.namespace.ip([f"link set {self._ports[host.namespace]} down"])
+
+    def replug(self, host: Plugged) -> None:
+        """Put it back."""
+        self.namespace.ip([f"link set {self._ports[host.namespace]} up"])
+
     def delay(self, host: Plugged, seconds: float) -> None:
         """Each frame to and from this host takes so much longer."""
         port = self._ports[host.namespace]

@@ -26,10 +26,14 @@ _MAIN = "from launcher.commands.arpipam import main; main()"
 
 
 class AgentOn:
-    """The agent of one host, as a process of its own; the host's engine finds it. It ends with the context."""
+    """The agent of one host, as a process of its own; the host's engine finds it. It ends with the context.
 
-    def __init__(self, host: Host, **settings: Any) -> None:
+    With `disk`, a size such as 2m, its state is on a disk of its own: see `inside` of the engine, which runs already.
+    """
+
+    def __init__(self, host: Host, *, disk: str = "", **settings: Any) -> None:
         self.host = host
+        self._disk = disk
         plugins = host.directory / "run-docker" / "plugins"  # the engine's own /run/docker
         plugins.mkdir(parents=True, exist_ok=True)
         self.socket = plugins / "arpipam.sock"
@@ -37,6 +41,9 @@ class AgentOn:
         self.file = host.directory / "agent.toml"
         self.log = host.directory / "agent.log"
         self.process: subprocess.Popen[bytes] | None = None
+        if disk:
+            self.state_dir.mkdir(exist_ok=True)
+            host.command(*self._inside("mount", "-t", "tmpfs", "-o", f"size={disk}", "none", str(self.state_dir)), check=True)
         self.configure(**settings)
 
     def configure(self, *, fabric: bool = True, agent: dict[str, Any] | None = None, **network: Any) -> None:
@@ -57,6 +64,12 @@ class AgentOn:
         ]
         self.file.write_text("\n".join(lines) + "\n")
 
+    def _inside(self, *words: str) -> list[str]:
+        """Where its disk is mounted."""
+        if self._disk and self.host.engine is not None:
+            return self.host.engine.inside(*words)
+        return list(words)
+
     @property
     def client(self) -> AgentClient:
         """Of its API."""
@@ -66,7 +79,9 @@ class AgentOn:
         """Start it with more `words` on its command line, and wait until it serves unless told otherwise."""
         command = [sys.executable, "-c", _MAIN, "agent", "--config", str(self.file), *words]
         with self.log.open("ab") as log:
-            self.process = self.host.spawn(*command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+            self.process = self.host.spawn(
+                *self._inside(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
         if wait:
             self.wait_served()
         return self
