@@ -31,9 +31,9 @@ class AgentOn:
     With `disk`, a size such as 2m, its state is on a disk of its own: see `inside` of the engine, which runs already.
     """
 
-    def __init__(self, host: Host, *, disk: str = "", **settings: Any) -> None:
+    def __init__(self, host: Host, **settings: Any) -> None:
         self.host = host
-        self._disk = disk
+        self._disk = str(settings.pop("disk", ""))
         plugins = host.directory / "run-docker" / "plugins"  # the engine's own /run/docker
         plugins.mkdir(parents=True, exist_ok=True)
         self.socket = plugins / "arpipam.sock"
@@ -41,9 +41,10 @@ class AgentOn:
         self.file = host.directory / "agent.toml"
         self.log = host.directory / "agent.log"
         self.process: subprocess.Popen[bytes] | None = None
-        if disk:
+        if self._disk:
             self.state_dir.mkdir(exist_ok=True)
-            host.command(*self._inside("mount", "-t", "tmpfs", "-o", f"size={disk}", "none", str(self.state_dir)), check=True)
+            mount = ["mount", "-t", "tmpfs", "-o", f"size={self._disk}", "none", str(self.state_dir)]
+            host.command(*self._inside(*mount), check=True)
         self.configure(**settings)
 
     def configure(self, *, fabric: bool = True, agent: dict[str, Any] | None = None, **network: Any) -> None:

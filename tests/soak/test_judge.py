@@ -33,9 +33,7 @@ def shown(state: str, since: float, until: float, *, named: str = "") -> Seen:
     return seen
 
 
-def report(
-    journal: Journal, *troubles: Trouble, seen: Seen | None = None, done: tuple[Done, ...] = ()
-) -> Report:
+def report(journal: Journal, *troubles: Trouble, seen: Seen | None = None, done: tuple[Done, ...] = ()) -> Report:
     return judge(Evidence(journal, seen or Seen({host: [] for host in HOSTS}), troubles, done))
 
 

@@ -96,7 +96,9 @@ def _whole(world: World, referee: Referee) -> list[str]:
             except ArpipamError as error:
                 lines.append(f"{name}: {error}")
                 continue
-            lines += [f"{name}: {network.state}: {network.reason}" for network in status.networks if network.state != "up"]
+            lines += [
+                f"{name}: {network.state}: {network.reason}" for network in status.networks if network.state != "up"
+            ]
             lines += [f"{name}: {failure.part}: {failure.reason}" for failure in status.failures]
             lines += [] if status.networks else [f"{name}: no network"]
         now = world.now()
@@ -147,7 +149,9 @@ def show(report: Report, seed: int) -> None:
     """The table."""
     table = Table("what", "how many", "which", show_lines=True)
     table.add_row("addresses given out", str(report.given), "")
-    table.add_row("refused", str(report.refused.total()), "\n".join(f"{n} {said}" for said, n in report.refused.most_common()))
+    table.add_row(
+        "refused", str(report.refused.total()), "\n".join(f"{n} {said}" for said, n in report.refused.most_common())
+    )
     table.add_row("duplicates that a cut made", str(len(report.by_cuts)), "\n".join(report.by_cuts))
     for row, lines in report.wrong.items():
         table.add_row(f"[red]{row}[/]" if lines else row, str(len(lines)), "\n".join(lines))

@@ -1,4 +1,4 @@
-"""Does what the plan says. What Docker is asked for runs on one thread a host, faults on another, neighbours on a third."""
+"""Does what the plan says: what Docker is asked for on one thread a host, its faults on another, neighbours on more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from arpipam.lab import Host
+    from arpipam.lab.daemons import Program
     from arpipam.lab.engine import LabEngine
-    from launcher.lab.agents import AgentOn
     from launcher.lab.soak.plan import Step
 
 ASKS = {"run", "run named", "run always", "start", "restart", "compose up"}
@@ -44,7 +43,9 @@ networks:
   front: {{external: true, name: {network}}}
 """
 _GONE = re.compile(r"No such container|is not running|already in progress|no configuration file|can't find")
-_VARYING = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}|[0-9a-f]{12,}|[0-9]+(\.[0-9]+){3}(/\d+)?|\bc\d+\b|\S*\.sock\S*|\d+(\.\d+)?")
+_VARYING = re.compile(
+    r"[0-9a-f]{2}(:[0-9a-f]{2}){5}|[0-9a-f]{12,}|[0-9]+(\.[0-9]+){3}(/\d+)?|\bc\d+\b|\S*\.sock\S*|\d+(\.\d+)?"
+)
 
 
 @dataclass(frozen=True)
@@ -175,13 +176,11 @@ class Acts:
         host = self._world.host(step.where)
         lowest = f"00:00:5e:00:53:{self._rng.randrange(256):02x}"
         with self._trouble(step):
-            host.namespace.ip(
-                [
-                    f"link add passing address {lowest} type veth peer name passing-peer",
-                    f"link set passing master {host.bridge} up",
-                    "link set passing-peer up",
-                ]
-            )
+            # Its other end is in a namespace without addresses, where nobody answers.
+            end = f"netns {self._world.wire.namespace.name}"
+            host.namespace.ip([f"link add passing address {lowest} type veth peer name at-{host.name} {end}"])
+            self._world.wire.namespace.ip([f"link set at-{host.name} up"])
+            host.namespace.ip([f"link set passing master {host.bridge} up"])
             time.sleep(step.lasts)
             host.namespace.ip(["link delete passing"])
 
@@ -210,9 +209,7 @@ class Acts:
         agent, engine = self._world.agents[step.where], self._engine_of(step.where)
         full = f"{agent.state_dir}/full"
         with self._trouble(step):
-            subprocess.run(
-                engine.inside("dd", "if=/dev/zero", f"of={full}", "bs=4k"), check=False, capture_output=True
-            )
+            subprocess.run(engine.inside("dd", "if=/dev/zero", f"of={full}", "bs=4k"), check=False, capture_output=True)
             time.sleep(step.lasts)
             subprocess.run(engine.inside("rm", "-f", full), check=True)
 
@@ -252,10 +249,10 @@ class Acts:
         where = world.host(step.where) if step.where in HOSTS else world.wire
         with self._plugging:
             station = world.lab.station(step.name, where)
-        kind = self._rng.choice([Dhcpcd, Networkd])
-        if kind.missing():
+        kinds: list[type[Program]] = [kind for kind in (Dhcpcd, Networkd) if not kind.missing()]
+        if not kinds:
             return
-        program = world.lab.run(kind, station, f"{step.address}/{LENGTH}")
+        program = world.lab.run(self._rng.choice(kinds), station, f"{step.address}/{LENGTH}")
         until = time.monotonic() + JOIN
         while time.monotonic() < until and not program.addresses:
             time.sleep(0.2)

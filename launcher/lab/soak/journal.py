@@ -29,6 +29,14 @@ class Spell:
     answers: Answers
 
     @property
+    def is_double(self) -> bool:
+        """Whether it shows two owners: both answered one question, or each in more than one round.
+
+        An owner that changes between the questions of two posts is none: a claim gets its container's MAC so.
+        """
+        return any(len(macs) > 1 for macs in self.answers) or (len(self.owners) > 1 and self.until > self.since)
+
+    @property
     def owners(self) -> frozenset[str]:
         """Whoever answered, anywhere."""
         return frozenset().union(*self.answers)
@@ -75,7 +83,7 @@ class Journal:
         for address, spells in self.spells.items():
             current: Duplicate | None = None
             for spell, end in zip(spells, _ends(spells), strict=True):
-                if len(spell.owners) < 2:  # noqa: PLR2004 - a duplicate has two owners
+                if not spell.is_double:
                     continue
                 if current is not None and spell.since - current.until <= RESTLESS:
                     current = Duplicate(address, current.since, end, current.macs | spell.owners)
@@ -113,7 +121,10 @@ class Journal:
         for address in sorted(self.spells, key=_number):
             for spell in self.spells[address]:
                 if spell.owners:
-                    told = (f"{post}: {' '.join(sorted(a)) or '-'}" for post, a in zip(self.posts, spell.answers, strict=True))
+                    told = (
+                        f"{post}: {' '.join(sorted(a)) or '-'}"
+                        for post, a in zip(self.posts, spell.answers, strict=True)
+                    )
                     yield f"{spell.since:8.2f} {spell.until:8.2f}  {address:15}  {'; '.join(told)}"
 
     def _without_absence(self, since: float, until: float) -> Iterator[tuple[float, float]]:

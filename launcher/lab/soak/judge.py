@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DEAF = {"cut", "cable", "agent killed", "agent ended", "agent stopped"}
 """Faults while which somebody is not heard, or not answered for: a cut, as the report says."""
+BEGINS = 3.0
+"""Seconds after a cut within which whoever comes back has been heard by all."""
 ENDS = 20.0
 """Seconds after a cut within which its duplicates have ended."""
 AFTER = 15.0
@@ -98,7 +100,7 @@ def _made(trouble: Trouble, duplicate: Duplicate) -> bool:
     """Whether that fault made a duplicate, which has ended with it."""
     if trouble.what not in DEAF or trouble.until is None:
         return False
-    return trouble.since <= duplicate.since <= trouble.until + ENDS and duplicate.until <= trouble.until + ENDS
+    return trouble.since <= duplicate.since <= trouble.until + BEGINS and duplicate.until <= trouble.until + ENDS
 
 
 def _line(done: Done) -> str:
@@ -119,7 +121,7 @@ def _just(evidence: Evidence, done: Done) -> bool:
 def _explains(trouble: Trouble, done: Done) -> bool:
     near = trouble.since <= done.until and (trouble.until is None or done.since <= trouble.until + AFTER)
     here = trouble.host == done.step.where and trouble.what != "port"
-    return near and (here or trouble.what in {"cut", "cable", "flood"}) or (near and bool(_ABSENT.search(done.failed)))
+    return near and (here or trouble.what in {"cut", "cable", "flood"} or bool(_ABSENT.search(done.failed)))
 
 
 def _wanted(seen: Seen, done: Done) -> str:

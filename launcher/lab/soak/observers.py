@@ -1,4 +1,4 @@
-"""What engines and kernels say meanwhile: which containers run, which addresses the stations have, which routes a host has."""
+"""What engines and kernels say meanwhile: the containers, the addresses of the stations, the routes of the hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The soak's place: three hosts with engines and agents, one fabric, a router, and stations that nobody told Docker about."""
+"""The soak's place: three hosts with engines and agents, one fabric, and stations that nobody told Docker about."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ class Trouble:
     until: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.host}: {self.what}, {self.since:.1f} s to {'the end' if self.until is None else f'{self.until:.1f} s'}"
+        until = "the end" if self.until is None else f"{self.until:.1f} s"
+        return f"{self.host}: {self.what}, {self.since:.1f} s to {until}"
 
 
 class World:
@@ -133,7 +134,7 @@ def _neighbours(world: World) -> None:
     world.foreign[MOVERS[0]].station.namespace.ip([f"addr add {MOVING}/{LENGTH} dev eth0"])
     world.foreign[MOVERS[0]].has.add(MOVING)
     hosts = list(lab.hosts.values())
-    programs = [
+    programs: list[tuple[type[Program], Wire | Host, str]] = [
         (Dhcpcd, wire, "172.16.42.51"),
         (Dhcpcd, hosts[0], "172.16.42.5"),
         (Networkd, wire, "172.16.42.52"),
