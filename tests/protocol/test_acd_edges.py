@@ -9,7 +9,7 @@ from arpipam.protocol.events import Announced, Defended
 from arpipam.protocol.policy import CLOCK_TOLERANCE, FIRST_RELEASE, Policy
 from arpipam.protocol.timing import RFC5227
 from arpipam.protocol.witnesses import SearchWitnesses
-from tests.support.acd import ADDRESS, MINE, OTHER, THIRD, Bench, announcement, at, probe
+from tests.support.acd import ADDRESS, MINE, OTHER, THIRD, Bench, announcement, at, probe, reply, request
 
 
 def told(bench: Bench) -> list[object]:
@@ -101,6 +101,13 @@ def test_a_second_conflict_is_one_too_many_though_the_first_defence_has_not_left
     bench.acd.receive(announcement(OTHER), bench.now)
     bench.acd.receive(announcement(OTHER), bench.now)
     assert bench.acd.state is AcdState.LOST
+
+
+def test_neither_an_answer_to_the_address_nor_a_question_for_another_is_answered() -> None:
+    bench = at(AcdState.DEFENDING)
+    assert bench.hear(reply(OTHER, ADDRESS + 1, MINE, ADDRESS)) == []
+    assert bench.hear(request(OTHER, ADDRESS + 1, ADDRESS + 2)) == []
+    assert len(bench.hear(request(OTHER, ADDRESS + 1, ADDRESS))) == 1
 
 
 def test_a_flood_of_questions_is_answered_up_to_a_bound() -> None:

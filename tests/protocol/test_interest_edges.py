@@ -7,7 +7,7 @@ import pytest
 from arpipam.link import bpf
 from arpipam.protocol import arp
 from arpipam.protocol.arp import ArpPacket
-from arpipam.protocol.interest import Interest, Routes
+from arpipam.protocol.interest import Interest, Routes, union
 
 ONE, TWO = bytes.fromhex("020000000001"), bytes.fromhex("02000000a102")
 TAKE = 96
@@ -68,3 +68,11 @@ def test_a_packet_reaches_a_receiver_by_any_of_its_fields(interest: Interest, pa
 
 def test_where_everybody_wants_everything_no_packet_is_looked_up() -> None:
     assert list(Routes([(None, "one"), (None, "two")]).receivers(QUESTION)) == ["one", "two"]
+
+
+def test_of_several_each_part_of_each_is_wanted() -> None:
+    one = Interest(frozenset({1}), frozenset({ONE}), span=(5, 8), senders=frozenset({11}))
+    two = Interest(frozenset({2}), frozenset({TWO}), span=(20, 30), senders=frozenset({12}))
+    both = Interest(frozenset({1, 2}), frozenset({ONE, TWO}), span=(5, 30), senders=frozenset({11, 12}))
+    assert union([one, two]) == union([two, one]) == both
+    assert union([one, None, two]) is None
