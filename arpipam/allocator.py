@@ -33,7 +33,7 @@ from arpipam.protocol.first_free import FirstFree
 from arpipam.protocol.pool import Pool
 from arpipam.protocol.scan import Scan
 from arpipam.protocol.search import LinkMemory, Search
-from arpipam.protocol.timing import RATE
+from arpipam.protocol.timing import FULL_RATE, RATE
 from arpipam.protocol.verdicts import Verdicts
 from arpipam.protocol.witnesses import SELDOM, SearchWitnesses
 from arpipam.results import Found, Probed, Station
@@ -89,7 +89,7 @@ class Allocator:
             self.options = replace(self.options, subnet=subnet)
         if not rate > 0:
             raise InputError(f"rate {rate:g}/s: it must be above 0")
-        self._rate = rate
+        self._rate = min(rate, self.options.read_timing.rate or rate)
         self._rng = random.Random(seed)
         self._progress = progress
         self._store, self._own_store = store, store is None
@@ -135,7 +135,8 @@ class Allocator:
 
     def _apply(self) -> None:
         """See what the options come to on the link as it is now."""
-        self.pool, self._terms = self.options.on(self._link)
+        self.pool, terms = self.options.on(self._link)
+        self._terms = replace(terms, budget=terms.budget * max(1.0, FULL_RATE / self._rate))
         if self._link_memory is None or self._link_memory.longest_probing < self._terms.longest_probing:
             self._link_memory = LinkMemory(self._terms)
 
@@ -325,7 +326,7 @@ class Allocator:
 
     def _claim_place(self) -> ClaimPlace:
         where = self._place()
-        return ClaimPlace(**vars(where), store=self.leases, writer=self._writer)
+        return ClaimPlace(**vars(where), store=self.leases, writer=self._writer, rate=self._rate)
 
     def _search(
         self,

@@ -84,6 +84,8 @@ class Claim:
         """The MAC of the station that insists on the address."""
         self.failure: Exception | None = None
         """Why the link is lost."""
+        self.ask_every = _ASK_EVERY
+        """Seconds between two questions to its owner, at first."""
         self.looked = float("-inf")
         """When the look at the wire began that found nobody else, on the link's clock; see `needs_check`."""
         self.answered = threading.Event()
@@ -244,7 +246,7 @@ class Claim:
         def ask() -> None:
             if self._ask_at is None and self._acd.state in _ANSWERING:
                 self.answered.clear()
-                self._ask_gap = _ASK_EVERY
+                self._ask_gap = self.ask_every
                 self._ask_at = self._loop.link.now()
                 self._loop.stir(self._acd.address)
 
@@ -280,7 +282,7 @@ class Claim:
             if left <= 0:
                 break
             self._loop.call(self._ask).result()
-            self.answered.wait(min(_ASK_EVERY, left))
+            self.answered.wait(min(self.ask_every, left))
         return self.answered.is_set()
 
     def bind(self, container: str) -> None:

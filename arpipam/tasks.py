@@ -14,6 +14,7 @@ from arpipam.leases.lease import LeaseState
 from arpipam.link.task import SCAN, Task
 from arpipam.protocol import arp
 from arpipam.protocol.outcome import NO_WITNESS, Outcome, Verdict
+from arpipam.protocol.timing import RATE
 from arpipam.results import Found, Probed, Station
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from arpipam.protocol.passage import Passage
     from arpipam.protocol.scan import Scan
     from arpipam.protocol.verdicts import Verdicts
+
+_ASKING = 4
+"""An owner is asked with this part of the frames that may leave, at most."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class ClaimPlace(Place):
 
     store: LeaseStore
     writer: LeaseWriter
+    rate: float = RATE
+    """Frames per second."""
 
     def hold(
         self, acd: Acd, take: Callable[[], None], lease: Lease, found: Found, looked: float = float("-inf")
@@ -76,6 +82,7 @@ class ClaimPlace(Place):
         acd.epoch = time.time() - self.loop.link.now()
         take()
         claim = Claim(acd, lease, found, loop=self.loop, store=self.store, writer=self.writer, asker=self.asker)
+        claim.ask_every = max(claim.ask_every, _ASKING / self.rate)
         claim.looked = looked
         self.loop.keep(acd.address, claim)
         return claim

@@ -30,7 +30,7 @@ class Options:
     ranges: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     order: Literal["first", "random", "sticky"] = "first"
-    timing: Literal["adaptive", "lan", "rfc5227"] = "adaptive"
+    timing: Literal["adaptive", "lan", "rfc5227", "guarded"] = "adaptive"
     witnesses: tuple[IPv4Address, ...] = ()
     alone: bool = False
     miss_probability: float = DEFAULT_MISS_PROBABILITY

@@ -1,12 +1,13 @@
-"""Every constant of probing, with its source, in three profiles.
+"""Every constant of probing, with its source, in four profiles.
 
 All times are seconds. `RFC5227` is the standard's own (section 1.1), `LAN` a fixed quick one, and `ADAPTIVE` lets the
-witnesses say how often to probe and how long to listen (see witnesses.py).
+witnesses say how often to probe and how long to listen (see witnesses.py). `GUARDED` is the same for switch ports that
+are shut down when too many ARP packets come (dynamic ARP inspection allows 15 in a second).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arpipam.errors import InputError
 
@@ -18,6 +19,8 @@ PROBE_NUM = 3
 """Probes for an address, whatever the profile (RFC 5227, 1.1)."""
 RATE = 5_000
 """Default pace of all our frames on a link, per second: 2.6 Mbit/s of minimum-size frames on the wire."""
+FULL_RATE = 300
+"""Frames per second up to which a search takes no longer for its pace; below it, its budget is longer accordingly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Timing:
     rate_limit_interval: float = 60.0
     """at most one in this time."""
     defend_interval: float = 10.0
+    rate: float | None = None
+    """Frames per second at most, of all searches on a link; None: what the caller allows."""
 
     @property
     def longest(self) -> float:
@@ -77,7 +82,9 @@ ADAPTIVE = Timing(
     rate_limit_interval=1.0,
 )
 
-PROFILES = {timing.name: timing for timing in (ADAPTIVE, LAN, RFC5227)}
+GUARDED = replace(ADAPTIVE, name="guarded", rate=8.0)
+
+PROFILES = {timing.name: timing for timing in (ADAPTIVE, LAN, RFC5227, GUARDED)}
 
 
 def profile(name: str) -> Timing:

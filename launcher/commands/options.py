@@ -87,10 +87,10 @@ SHARED = (
     ),
     option(
         "--timing",
-        type=click.Choice(["adaptive", "lan", "rfc5227"]),
+        type=click.Choice(["adaptive", "lan", "rfc5227", "guarded"]),
         default="adaptive",
         show_default=True,
-        help="How long to listen: as the link needs, about 0.3 s, or RFC 5227's 4 to 7 s.",
+        help="How long to listen: as the link needs, about 0.3 s, RFC 5227's 4 to 7 s; guarded: 8 frames a second.",
     ),
     option(
         "--witness",

@@ -110,7 +110,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
         ("[network]\nmost_ready = 257", "line 2: network.most_ready 257: write a whole number from 0 to 256"),
         ('[network]\npolicy = "fight"', 'line 2: network.policy "fight": write defend, report or move'),
         ('[network]\norder = "last"', 'line 2: network.order "last": write first, random or sticky'),
-        ('[network]\ntiming = "slow"', 'line 2: network.timing "slow": write adaptive, lan or rfc5227'),
+        ('[network]\ntiming = "slow"', 'line 2: network.timing "slow": write adaptive, lan, rfc5227 or guarded'),
         ('[network]\nrange = "10.0.0.1"', 'line 2: network.range "10.0.0.1": write a list of A, A-B or A/length'),
         ('[network]\nrange = [\n"10.0.0.1",\n"x"]', 'line 2: network.range[2] "x": write A, A-B or A/length'),
         ('[network]\nexclude = ["10.0.0.9-10.0.0.1"]', 'network.exclude[1] "10.0.0.9-10.0.0.1": write A, A-B or'),

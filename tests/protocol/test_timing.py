@@ -31,6 +31,7 @@ def test_the_standards_own_constants_are_those_of_section_1_1() -> None:
         "max_conflicts": 10,
         "rate_limit_interval": 60,
         "defend_interval": 10,
+        "rate": None,
     }
 
 
@@ -66,4 +67,4 @@ def test_each_profile_is_found_by_its_name(timing: Timing) -> None:
 def test_another_name_is_refused_in_one_line_that_names_the_profiles(name: str) -> None:
     with pytest.raises(InputError) as caught:
         profile(name)
-    assert str(caught.value) == f"timing {name!r}: choose one of adaptive, lan, rfc5227"
+    assert str(caught.value) == f"timing {name!r}: choose one of adaptive, lan, rfc5227, guarded"

@@ -162,7 +162,9 @@ class NetworkSettings(BaseModel, extra="forbid", frozen=True, strict=True):
     """As many at most, however great the demand."""
     policy: Policy = Field(default="defend", description="defend, report or move")
     order: Order = Field(default="first", description="first, random or sticky")
-    timing: Literal["adaptive", "lan", "rfc5227"] = Field(default="adaptive", description="adaptive, lan or rfc5227")
+    timing: Literal["adaptive", "lan", "rfc5227", "guarded"] = Field(
+        default="adaptive", description="adaptive, lan, rfc5227 or guarded"
+    )
     """Of a search that somebody waits for; ready addresses are probed by rfc5227."""
     ranges: Spans = Field(default=(), alias="range", description=_SPAN)
     exclude: Exclusions = Field(default=(), description=f"{_SPAN}, or {DHCP}")

@@ -50,7 +50,7 @@ class _ClaimRequest(_Strict):
     ranges: _Ranges = ()
     witnesses: Annotated[tuple[_Address, ...], Field(max_length=256)] = ()
     order: Literal["first", "random", "sticky"] | None = None
-    timing: Literal["adaptive", "lan", "rfc5227"] | None = None
+    timing: Literal["adaptive", "lan", "rfc5227", "guarded"] | None = None
     alone: bool = False
     miss_probability: Annotated[float, Field(gt=0, lt=1)] | None = None
 
