@@ -20,6 +20,7 @@ from tests.support.lans import number
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from arpipam.lab import Wire
     from arpipam.lab.stations import LabStation
 
 SUBNET = "172.16.42.0/24"
@@ -27,6 +28,8 @@ READY = 4
 FREE = "172.16.42.77"
 TWICE = "172.16.44.77"
 FORGED = 5000
+MOMENT = 15.0
+"""Seconds for three commands of docker on a busy machine; one search that waits for answers took as long."""
 
 
 @dataclass
@@ -36,6 +39,8 @@ class Place:
     agent: AgentOn
     printer: LabStation
     proxy: LabStation
+    beside: Wire
+    """That of the last parent, whose cable is at its port p0."""
 
     def network(self, *words: str) -> None:
         """The network on the bridge, made anew."""
@@ -64,11 +69,11 @@ def made() -> Iterator[Place]:
         for parent, behind in (("par0", wire), ("par1", one), ("par2", other)):
             behind.plug(host.namespace, parent)
         lab.station("first", one, "172.16.44.3/24", "172.16.52.1/29", "172.16.53.1/24")
-        lab.station("second", other, "172.16.44.3/24")
+        lab.station("second", other, "172.16.44.3/24", "172.16.45.3/24")
         lab.station("many", one, *(f"172.16.52.{last}/29" for last in range(3, 7)))
         with AgentOn(host) as agent:
             agent.make_network()
-            yield Place(agent, printer, proxy)
+            yield Place(agent, printer, proxy, other)
 
 
 @pytest.fixture
@@ -261,6 +266,28 @@ def test_where_the_first_subnet_of_a_network_is_full_the_next_is_used(place: Pla
         ),
         told=lambda: lost(place),
     )
+
+
+def test_a_second_network_whose_cable_is_out_holds_up_nothing_of_ones_own(place: Place) -> None:
+    agent = place.agent
+    words = ["--subnet", "172.16.45.0/24", "--gateway", "172.16.45.3", "--ipam-opt", "ready=0"]
+    place.macvlan("par2", *words, name="second")
+    agent.run("web")
+    agent.host.docker("network", "connect", "--ip", "172.16.45.7", "second", "web")
+    agent.host.docker("stop", "-t", "0", "web")
+    agent.wait(lambda: guards(agent, ["172.16.45.7"]) == {"agent"}, told=lambda: lost(place))
+    place.beside.namespace.ip(["link set p0 down"])
+    try:
+        agent.wait(lambda: "down" in {network.state for network in agent.client.status().networks})
+        started = time.monotonic()
+        agent.host.docker("start", "web")
+        assert running(agent, "second")["web"][0] == "172.16.45.7"
+        for named in ([], ["--ip", "172.16.45.8"]):
+            line = refused(agent, "run", "--rm", "--network", "second", *named, "busybox", "true")
+            assert "no carrier" in line
+        assert time.monotonic() - started < MOMENT
+    finally:
+        place.beside.namespace.ip(["link set p0 up"])
 
 
 # A flood.
