@@ -181,6 +181,8 @@ def test_the_first_container_of_a_new_network_waits_for_the_engines_view(monkeyp
         place = Place(bridge=False)
         place.made.expect(place.facts, new=True)
         monkeypatch.setattr(module, "FIRST_LOOK", 0.01)
+        await place.made.compare([LAN], 1.0, 2)  # a second network on the pool, which the engine does not show yet
+        assert not place.made._shown.is_set()
         await place.made.check()  # an engine that shows nothing
         monkeypatch.setattr(module, "FIRST_LOOK", 1000.0)
         await place.made.check()  # is waited for once
