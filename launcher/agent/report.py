@@ -32,7 +32,9 @@ def network_view(network: Network) -> NetworkView:
         interface=network.interface,
         subnet=str(network.subnet),
         state="down" if down else "mismatch" if mismatch else "partitioned" if silent else "up",
-        reason=network.gaps.closed or mismatch or (network.witnesses.complaint() if silent else network.link.reason),
+        reason=network.gaps.closed
+        or mismatch
+        or (network.witnesses.complaint() if silent else network.link.reason or network.ready.trouble),
         silent=silent,
         left=network.sightings.left,
         ready=len(network.ready),

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from arpipam.claim_state import ClaimState
-from arpipam.errors import AddressInUseError, LeaseError
+from arpipam.errors import AddressInUseError, LeaseError, UnknownError
 from arpipam.protocol.timing import RFC5227
 from launcher.agent import supervise
 from launcher.agent.config.keys import NetworkSettings
 from launcher.agent.network import ready, sightings
 from launcher.agent.network.held import PENDING, Role
+from launcher.agent.report import network_view
 from tests.support.leases import MAC, address, reserved
 from tests.support.networks import FOREIGN, OTHER, Bench, endpoint, opened, seen, soon
 
@@ -59,6 +60,22 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def is_full(made: Bench) -> None:
     await soon(lambda: len(made.network.ready) == READY.ready, "ready addresses")
+
+
+def test_why_there_is_no_ready_address_is_shown_until_there_is_one(store: SqliteLeaseStore) -> None:
+    async def test() -> None:
+        async with opened(store, READY) as made:
+            await is_full(made)
+            assert network_view(made.network).reason == ""
+            made.wire.refusal = UnknownError("br0: stations answer this host's own MAC but not another one")
+            made.network.settings = NetworkSettings(ready=3)
+            await soon(lambda: network_view(made.network).reason, "the reason")
+            assert network_view(made.network).reason == str(made.wire.refusal)
+            made.wire.refusal = None
+            await soon(lambda: not network_view(made.network).reason, "the end of it")
+            assert len(made.network.ready) == 3
+
+    asyncio.run(test())
 
 
 def test_what_could_not_be_handed_out_is_as_idle_as_before(store: SqliteLeaseStore) -> None:

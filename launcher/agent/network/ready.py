@@ -79,6 +79,7 @@ class Ready:
         """Those that are being probed again."""
         self._confirming: dict[Held, asyncio.Event] = {}
         """Those that are claimed and not yet known to be claimed on a whole link; set: they are spoilt."""
+        self._trouble = ""
         self._pause = FIRST_PAUSE
         self._pause_until = 0.0
         self._check_pause = FIRST_PAUSE
@@ -97,6 +98,11 @@ class Ready:
         demand = sum(1 for at in self._taken if now - at < DEMAND)
         allowed = (self._sightings.left + len(self)) // SHARE
         return min(settings.ready + demand, max(settings.ready, settings.most_ready), allowed)
+
+    @property
+    def trouble(self) -> str:
+        """Why there are fewer than there should be, if it is known."""
+        return self._trouble if len(self) < self.wanted() else ""
 
     def demand(self) -> None:
         """An address is asked for."""
@@ -215,6 +221,7 @@ class Ready:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             if isinstance(error, LeaseError):  # a full disk is no matter of addresses
                 raise
+            self._trouble = str(error)
             self._tell(EventKind.EXHAUSTED, text=f"no ready address: {error}")
             return
         held = self._holdings.add(claim, Role.READY)
@@ -236,7 +243,7 @@ class Ready:
         if spoilt.is_set() or not whole or not held.is_defended or held.address in self._promises.kept:
             await self._holdings.end(held, 0.0)
             return
-        self._pause = FIRST_PAUSE
+        self._pause, self._trouble = FIRST_PAUSE, ""
         self._tell(EventKind.CLAIMED, address=str(held.address), mac=claim.mac, owner=READY_OWNER)
 
     def _end_soon(self, held: Held, quarantine: float | None) -> None:
