@@ -38,8 +38,9 @@ class Probed:
     verdict: Verdict
     mac: str | None
     rtt: float | None
-    """Seconds from our last probe to the answer."""
+    """Seconds from our last question to the answer."""
     probes: int
+    """Rounds of questions after the survey; 0 where it answered that."""
     miss_probability: float | None
     reason: str
 

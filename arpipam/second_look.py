@@ -66,7 +66,8 @@ class SecondLook:
         if not self._due or now < self._due[0]:
             return
         self._looked = now
-        self._due = [at for at in self._due if at > now]
+        # Without an address these are probes, and who has taken one of ours meanwhile may stand one of them.
+        self._due = [at for at in self._due if at > now and self._sender()[1]]
         self.follow()
         mac, own = self._sender()
         for address in self._addresses():
