@@ -127,6 +127,8 @@ class Claiming:
         *,
         patient: bool = False,
     ) -> Held:
+        if owner == PENDING:  # no name: what another one with none gave back rests for this one too
+            owner = f"{PENDING}, for {mac}"
         try:
             claim = await self._search.claim(owner, address, mac, **options)
         except UnknownError:
