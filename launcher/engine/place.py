@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from launcher.engine.errors import EngineError
+from launcher.engine.errors import ElsewhereError, EngineError
 
 UNIX = "unix://"
 ENGINES = frozenset({"dockerd", "balenad", "podman"})
@@ -27,7 +27,7 @@ _FORWARDERS = ("ssh", "com.docker.")
 
 
 def require_here(url: str) -> None:
-    """Raise EngineError where nobody answers at the url, or where it leads to an engine that is not on our links.
+    """Raise EngineError where nobody answers at the url, ElsewhereError where its engine is not on our links.
 
     One behind a unix:// socket is taken to be here unless it is seen elsewhere; one that is reached by TCP or SSH must
     be seen here.
@@ -150,8 +150,8 @@ def _unreachable(url: str, error: Exception) -> EngineError:
     return EngineError(f"cannot reach the Docker engine at {url}: {why}; is it running?")
 
 
-def _elsewhere(url: str, why: str) -> EngineError:
-    return EngineError(
+def _elsewhere(url: str, why: str) -> ElsewhereError:
+    return ElsewhereError(
         f"the engine at {url} {why}, and is not known to be on this host's links, where addresses are looked for; name "
         f"the engine of this host, such as unix:///var/run/docker.sock"
     )

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from launcher.engine.engine import Engine
-from launcher.engine.errors import EngineError
+from launcher.engine.errors import ElsewhereError, EngineError
 from launcher.engine.place import require_here
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ class EngineWatch:
                 self._follow()
             except EngineError as error:
                 self._lost(str(error))
+                if isinstance(error, ElsewhereError):  # that will not pass: somebody has to name another one
+                    raise
             self._ending.wait(RETRY)
 
     def _follow(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from launcher.engine.engine import Engine
-from launcher.engine.errors import EngineError
+from launcher.engine.errors import ElsewhereError, EngineError
 from launcher.engine.model import EngineView
 from launcher.engine.watch import MOVERS, EngineWatch
 
@@ -117,6 +117,22 @@ def test_an_engine_that_is_away_is_told_and_looked_for_again(monkeypatch: pytest
 
     asyncio.run(test())
     assert told == ["away 0", "away 1"]
+
+
+def test_an_engine_elsewhere_is_no_matter_of_waiting() -> None:
+    told: list[str] = []
+
+    def nobody(_: str) -> Any:
+        raise ElsewhereError("the engine is elsewhere")
+
+    async def test() -> None:
+        watch = EngineWatch("", interval=lambda: 0.0, seen=lambda _: None, lost=told.append, engine=nobody)
+        with pytest.raises(ElsewhereError):
+            await asyncio.wait_for(watch.run(), LONG)
+        assert told == ["the engine is elsewhere"]
+        watch.stop()
+
+    asyncio.run(test())
 
 
 def test_moves_are_few_at_a_time_and_leave_the_threads_of_answers_alone() -> None:

@@ -130,4 +130,8 @@ def test_the_agent_follows_no_engine_elsewhere(hosts: tuple[Host, Host]) -> None
         text = agent.file.read_text()
         agent.file.write_text(text.replace(url_of(here), url_of(far)))
         agent.start()
-        agent.wait(lambda: "is in another network namespace" in agent.client.status().engine)
+        agent.wait(lambda: agent.client.status().failures)
+        status = agent.client.status()
+        [failure] = status.failures
+        assert failure.reason == status.engine
+        assert f"the engine at {url_of(far)} is in another network namespace" in failure.reason
