@@ -53,7 +53,7 @@ def chosen(host: str | None = None, context: str | None = None, environment: Map
     Raises InputError where both are given, and for a context that is not there or cannot be read.
     """
     env = os.environ if environment is None else environment
-    folder = Path(env.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    folder = Path(env["DOCKER_CONFIG"]) if env.get("DOCKER_CONFIG") else _home() / ".docker"
     if host and context:
         raise InputError(f"-H {host} and --context {context} exclude each other: leave one out")
     if not host and not context and not (host := env.get("DOCKER_HOST")):
@@ -62,6 +62,13 @@ def chosen(host: str | None = None, context: str | None = None, environment: Map
         url = host or env.get("DOCKER_HOST") or DEFAULT_URL
         return Target(url if "://" in url else f"tcp://{url}", _tls(env, folder))
     return _of_context(str(context), folder)
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # a user whom this system does not know
+        return Path("/")
 
 
 def _tls(env: Mapping[str, str], folder: Path) -> Tls | None:

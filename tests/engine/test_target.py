@@ -133,6 +133,14 @@ def test_a_context_that_is_none_is_one_line(text: str, folder: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_a_user_without_a_home_has_the_usual_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.home", none)
+    assert chosen(environment={}).url == DEFAULT_URL
+
+
 def test_what_cannot_be_meant_is_one_line(folder: Path) -> None:
     with pytest.raises(InputError, match="exclude each other"):
         said(folder, "unix:///run/x.sock", "far")
