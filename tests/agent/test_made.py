@@ -186,6 +186,9 @@ def test_the_first_container_of_a_new_network_waits_for_the_engines_view(monkeyp
         await place.made.check()  # an engine that shows nothing
         monkeypatch.setattr(module, "FIRST_LOOK", 1000.0)
         await place.made.check()  # is waited for once
+        place.made.expect(place.facts, new=True)
+        place.now += 1000.0
+        await place.made.check()  # and only soon after the pool was asked for
         place.made.expect(place.facts, new=False)
         await place.made.check()  # and not where it has only started
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from launcher.agent.edges import Edges
     from launcher.engine.model import AttachedNetwork
 
-FIRST_LOOK = 2.0  # s that the first container of a new network waits until the engine shows the network
+FIRST_LOOK = 2.0  # s from the request of a pool in which a container waits until the engine shows the network
 
 
 class Made:
@@ -56,7 +56,8 @@ class Made:
         """Raise InputError where the engine has made something else than was meant."""
         if not self._shown.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._shown.wait(), FIRST_LOOK)
+                left = self._since + FIRST_LOOK - self._edges.monotonic()
+                await asyncio.wait_for(self._shown.wait(), max(0.0, left))
             self._shown.set()  # an engine that shows nothing is waited for once
         if self.mismatch:
             raise InputError(self.mismatch)
