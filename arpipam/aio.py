@@ -72,6 +72,11 @@ class AsyncClaim:
         return self._claim.state
 
     @property
+    def needs_check(self) -> bool:
+        """See `Claim.needs_check`."""
+        return self._claim.needs_check
+
+    @property
     def conflict(self) -> str | None:
         """The MAC of the station that insists on the address."""
         return self._claim.conflict
@@ -189,6 +194,10 @@ class AsyncAllocator:
     async def claim(self, owner: str, address: IPv4Address | str | None = None, mac: str | None = None) -> AsyncClaim:
         """See `Allocator.claim`."""
         return AsyncClaim(await self._wait(partial(self._allocator.start_claim, owner, address, mac)))
+
+    async def check(self, claim: AsyncClaim) -> Probed:
+        """See `Allocator.check`."""
+        return await self._wait(partial(self._allocator.start_check, claim.claim))
 
     async def _wait(self, start: Callable[[], Task[T]]) -> T:
         # A caller may be cancelled before its task has begun: the thread begins it, and then it is stopped.

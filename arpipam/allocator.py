@@ -190,6 +190,10 @@ class Allocator:
         """
         return self._wait(self.start_claim(owner, address, mac))
 
+    def check(self, claim: Claim) -> Probed:
+        """Probe a claimed address again, as after a gap in what was heard of the link (see `Claim.needs_check`)."""
+        return self._wait(self.start_check(claim))
+
     # The same as tasks of the loop, for callers that wait in another way. They may open the store and read from it.
 
     def start_find(self, owner: str, mac: str | None) -> Task[Found]:
@@ -237,10 +241,7 @@ class Allocator:
         return self._run(ClaimTask(self._claim_place(), owner, mac, search, promised=promised))
 
     def start_check(self, claim: Claim) -> Task[Probed]:
-        """Probe a claimed address again, under its MAC: after a gap in what was heard, it may be another's too.
-
-        Its own claim goes on answering others meanwhile. A claim that is found alone has `looked` anew.
-        """
+        """Start what `check` waits for: probes under the claim's own MAC, while it goes on answering others."""
         return self._run(CheckTask(self._place(), self._check([int(claim.address)], claim.mac), claim))
 
     def look_again(self) -> None:

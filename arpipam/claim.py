@@ -113,7 +113,7 @@ class Claim:
         """Whether the link could not be heard at some time since then: another station may have the address by now.
 
         After such a gap the address is asked for, so that a station that has it is reported as a conflict at once. But
-        only `Allocator.start_check` proves that there is none.
+        only `Allocator.check` proves that there is none.
         """
         return not self._loop.hearing.covers(self.looked)
 

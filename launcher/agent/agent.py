@@ -307,6 +307,7 @@ class Agent:
             network = Network(pool_id, settings, self.tools, self._loop)
             network.on_conflict = self._conflicts.met
             network.made.on_mismatch = partial(self._conflicts.mismatch, network.interface)
+            network.on_link = self._conflicts.link
             running = self._running[pool_id] = _Running(network, self._loop.create_task(_told(network.run())))
         return running.network
 

@@ -122,9 +122,16 @@ class Conflicts:
         """The engine has made another network than was meant."""
         self._pass_on(Event(self._edges.now(), EventKind.MISMATCH, interface, text=text))
 
+    def link(self, kind: str, interface: str, text: str) -> None:
+        """A link is down, or up again, which its network has told to all others."""
+        self._to_hook(Event(self._edges.now(), kind, interface, text=text))
+
     def _pass_on(self, event: Event) -> None:
         """To all who read the events, and to the hook."""
         self._tools.journal.tell(event)
+        self._to_hook(event)
+
+    def _to_hook(self, event: Event) -> None:
         hook = self._tools.config.agent.hook
         if hook is not None:
             self._hooks.pass_on(hook, event)

@@ -1,4 +1,6 @@
-"""The hook: the administrator's program, run for each conflict and mismatch with the event as JSON on its input.
+"""The hook: the administrator's program, run for each conflict and mismatch, and when a link goes down or is up again.
+
+It gets the event as JSON on its standard input.
 
 It runs as the agent does, so nobody else may be able to write it. A flood of conflicts never becomes a flood of
 processes, and nothing that it started outlives its time limit.

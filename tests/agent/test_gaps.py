@@ -108,6 +108,8 @@ def test_a_link_without_a_way_out_is_down_and_told(store: SqliteLeaseStore, monk
 
     async def test() -> None:
         async with opened(store) as made:
+            told: list[tuple[str, str]] = []
+            made.network.on_link = lambda kind, _, text: told.append((kind, text))
             allocator = made.network.link.allocator
             hearing, link = allocator.loop.hearing, allocator.link
             link.closed = "br0 has no carrier"  # type: ignore[misc] # a fake's
@@ -119,6 +121,8 @@ def test_a_link_without_a_way_out_is_down_and_told(store: SqliteLeaseStore, monk
             hearing.set_deaf("carrier", "", 2.0)
             await soon(lambda: not made.network.gaps.closed, "a carrier")
             assert network_view(made.network).state == "up"
+            text = "stations beyond this host can be heard again; ready addresses are probed again"
+            assert told == [("link down", "br0 has no carrier"), ("link up", text)]
             hearing.gap("the kernel dropped 3 frames", 3.0)
             hearing.gap(gaps.WERE_SILENT, 4.0)
             await soon(lambda: made.kinds()[-3:] == ["link down", "link up", "gap"], "these events")

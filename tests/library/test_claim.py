@@ -126,6 +126,20 @@ def test_without_an_own_address_the_owner_is_asked_by_probes(wire: Wire, store: 
     assert {packet for _, packet in wire.sent if packet.sender_mac == LINK} == {question(0)}
 
 
+def test_the_owner_is_asked_from_the_mac_and_address_of_now(wire: Wire, store: Store) -> None:
+    claim = claimed(wire, store)
+    claim.ask_owner()
+    wire.run(0.1)
+    wire.link.mac = OTHER  # the bridge has another one since a container was plugged in
+    sent = len(wire.sent)
+    wire.run(1)
+    assert {packet for _, packet in wire.sent[sent:]} == {question(mac=OTHER)}
+    wire.hear(answer(to=LINK))  # to whom we are no more
+    assert claim.state is ClaimState.DEFENDING
+    wire.hear(answer(to=OTHER))
+    assert state_of(claim) is ClaimState.GUARDED
+
+
 @pytest.mark.parametrize("end", ["release", "handed over", "conflict"])
 def test_an_owner_that_is_awaited_is_asked_no_more_when_the_claim_ends(wire: Wire, store: Store, end: str) -> None:
     claim = claimed(wire, store, policy=Policy.NEVER)

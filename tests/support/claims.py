@@ -38,9 +38,8 @@ LINK, READY, OWNER, OTHER, ASKER = (bytes.fromhex(f"02005e1000{n:02x}") for n in
 class Link:
     """A link that is nothing but its MAC and its clock."""
 
-    mac = LINK
-
     def __init__(self) -> None:
+        self.mac = LINK
         self.time = 100.0
 
     def now(self) -> float:

@@ -61,6 +61,9 @@ class Network:
         pool = self.pool
         self.interface, self.subnet = pool.interface, pool.subnet
         self.on_conflict: Callable[[Network, Held, Conflict], None] = lambda *_: None
+        self.on_link: Callable[[str, str, str], None] = lambda *_: None
+        """Told of an event, the interface and a text, when the link goes down, and when it is up again."""
+        self._told_down = False
         self._loop = loop
         edges = tools.edges
         self._kept: tuple[str, ...] = ()
@@ -315,6 +318,9 @@ class Network:
     def tell(self, kind: str, **said: str) -> None:
         """Something happened here."""
         self.tools.journal.add(kind, self.interface, **said)
+        if kind == EventKind.LINK_DOWN or (kind == EventKind.LINK_UP and self._told_down):
+            self._told_down = kind == EventKind.LINK_DOWN
+            self.on_link(kind, self.interface, said.get("text", ""))
 
     def soon(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call on the event loop, from the driver's thread."""
