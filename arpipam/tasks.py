@@ -211,7 +211,7 @@ class Claiming(Task[Claim]):
             raise self._refusal
         if self._passage is not None:
             if not self._passage.passed:
-                raise self._place.error(UnknownError(self._passage.doubt(self._search.parameters.own_mac)))
+                raise self._place.error(UnknownError(self._passage.doubt(self._search.parameters.names)))
             self._search.memory.passed_at = self._place.loop.link.now()
         return self._claim
 

@@ -191,7 +191,8 @@ class Search:
         if not witnesses or self.mac == self.parameters.own_mac or now - self.memory.passed_at < PASSED_FOR:
             return None
         loss, round_trip = self.witnesses.likely_loss(), self.witnesses.round_trip or 0.0
-        return Passage(self.mac, address, witnesses, loss=loss, round_trip=round_trip, now=now)
+        own = self.parameters.own_mac, self.parameters.own_address
+        return Passage(self.mac, address, witnesses, own=own, loss=loss, round_trip=round_trip, now=now)
 
     def _resume(self, now: float) -> None:
         """A pause is over."""

@@ -15,6 +15,7 @@ from arpipam.protocol.search import LinkMemory
 from tests.support.search import FIRST, WITNESS, ByHand, mac, parameters
 
 NEW, OWN, STATION = mac(1), mac(2), mac(3)
+OWN_ADDRESS = WITNESS + 99
 OTHER = WITNESS + 7
 
 
@@ -23,7 +24,11 @@ class Room:
 
     def __init__(self, *, loss: float = 0.04, round_trip: float = 0.001) -> None:
         self.now = 10.0
-        self.passage = Passage(NEW, FIRST, (WITNESS, OTHER), loss=loss, round_trip=round_trip, now=self.now)
+        self.passage = Passage(
+            NEW, FIRST, (WITNESS, OTHER), own=(OWN, OWN_ADDRESS), loss=loss, round_trip=round_trip, now=self.now
+        )
+        self.cut = False
+        """Nobody answers the host's own MAC either."""
         self.sent: list[tuple[float, ArpPacket]] = []
 
     def step(self) -> None:
@@ -37,6 +42,8 @@ class Room:
                 assert isinstance(packet, ArpPacket)
                 self.sent.append((self.now, packet))
                 outbox.sent(1, self.now)
+                if packet.sender_mac == OWN and not self.cut:
+                    self.answer(to=OWN, by=packet.target_ip)
 
     def end(self) -> bool:
         while not self.passage.done:
@@ -53,7 +60,7 @@ def test_it_asks_from_the_claimed_address_by_an_ordinary_request() -> None:
     [(_, packet)] = room.sent
     assert packet == arp.dissect(arp.request(NEW, FIRST, WITNESS))
     assert not packet.is_probe
-    assert room.passage.interest.macs == {NEW}
+    assert room.passage.interest.macs == {NEW, OWN}
 
 
 def test_one_answer_is_enough() -> None:
@@ -80,14 +87,28 @@ def test_what_is_no_answer(answer: dict[str, Any]) -> None:
 def test_after_a_few_tries_at_each_witness_in_turn_it_gives_up() -> None:
     room = Room()
     assert not room.end()
-    assert [packet.target_ip for _, packet in room.sent] == [WITNESS, OTHER, WITNESS, OTHER, WITNESS]
-    assert len(room.sent) >= LEAST_TRIES
+    new = [packet.target_ip for _, packet in room.sent if packet.sender_mac == NEW]
+    own = [packet.target_ip for _, packet in room.sent if (packet.sender_mac, packet.sender_ip) == (OWN, OWN_ADDRESS)]
+    assert new == [WITNESS, OTHER, WITNESS, OTHER, WITNESS]
+    assert own == new[1:]
+    assert len(new) + len(own) == len(room.sent)
+    assert len(new) >= LEAST_TRIES
     assert room.now - room.sent[0][0] == pytest.approx(0.5)
-    text = room.passage.doubt(OWN)
+    text = room.passage.doubt({})
     assert arp.mac_text(OWN) in text
     assert arp.mac_text(NEW) in text
     assert "port security" in text
     assert "alone" not in text
+
+
+def test_where_nobody_answers_the_hosts_own_mac_either_the_link_is_cut() -> None:
+    room = Room()
+    room.answer(to=OWN)  # to a request of the search before
+    room.cut = True
+    assert not room.end()
+    text = room.passage.doubt({WITNESS: "host2"})
+    assert text.startswith("no answer from host2 (10.0.0.1), 10.0.0.8 any more")
+    assert "port security" not in text
 
 
 def test_the_more_the_link_loses_the_more_tries_there_are() -> None:
@@ -114,7 +135,7 @@ def test_dropped_frames_are_made_up_for() -> None:
     more.passage.overflow(3, 10.0)
     few.end()
     more.end()
-    assert len(more.sent) == len(few.sent) + 1
+    assert len(more.sent) == len(few.sent) + 2
 
 
 def test_it_waits_until_its_frame_has_left() -> None:
