@@ -33,6 +33,7 @@ class Place:
     def __init__(self, *prefixes: str, bridge: bool = True) -> None:
         self.facts: Facts | None = link_facts(*prefixes, bridge=bridge)
         self.now = 0.0
+        self.asked = 0
         self.told: list[tuple[str, str]] = []
         self.mismatches: list[str] = []
         edges = Edges(facts=self._facts, monotonic=lambda: self.now, in_thread=_at_once)  # type: ignore[arg-type]
@@ -40,6 +41,7 @@ class Place:
         self.made.on_mismatch = self.mismatches.append
 
     def _facts(self, _: str) -> Facts:
+        self.asked += 1
         if self.facts is None:
             raise LinkError("eth1 is gone")
         return self.facts
@@ -139,6 +141,18 @@ def test_the_bridges_addresses_before_and_after_are_compared() -> None:
         place.facts = link_facts("172.16.42.9/24")  # by hand, later: no doing of the engine's
         await place.show(lan)
         await place.made.check()
+
+    run(test())
+
+
+def test_the_kernel_is_not_asked_at_every_look() -> None:
+    async def test() -> None:
+        place = Place("172.16.42.1/24")
+        lan = replace(ON_BRIDGE, device="eth1")
+        place.made.expect(place.facts, new=True)
+        for _ in range(5):
+            await place.show(lan)
+        assert place.asked == 1
 
     run(test())
 

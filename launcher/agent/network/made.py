@@ -66,12 +66,15 @@ class Made:
         """The engine has shown these networks of the pool, `at` a monotonic time; there should be so many."""
         if at <= self._since:
             return
+        wrong = [docker for docker in shown if misplaced(docker, self._interface, is_bridge=None)]
         facts: Facts | None = None
-        with suppress(ArpipamError):  # without them nothing is known of the bridge, and the rest is compared
-            if shown:
+        if wrong or (shown and self._before is not None):  # the kernel is not asked at every look
+            with suppress(ArpipamError):  # without them nothing is known of the bridge, and the rest is compared
                 facts = await self._edges.in_thread(self._edges.facts, self._interface)
+            if at <= self._since:  # asked for once more meanwhile
+                return
         is_bridge = None if facts is None else facts.is_bridge
-        found = next(filter(None, (misplaced(docker, self._interface, is_bridge=is_bridge) for docker in shown)), "")
+        found = misplaced(wrong[0], self._interface, is_bridge=is_bridge) if wrong else ""
         if not found and shown and facts is not None and self._before is not None:
             found = replaced(shown[0].name, self._interface, self._before, facts.prefixes)
             if not found:
