@@ -9,10 +9,13 @@ from collections import Counter, deque
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations, count
-from typing import TYPE_CHECKING, Self
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any, Self
 
 from arpipam.errors import ArpipamError
 from arpipam.lab.capture import who_have
+from arpipam.leases.lease import LeaseState
+from arpipam.leases.sqlite import SqliteLeaseStore
 from launcher.lab.agents import NETWORK, PATIENCE, AgentOn
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from arpipam.lab import Lab
+    from arpipam.lab import Host, Lab, Wire
     from arpipam.lab.stations import LabStation
     from launcher.agent.contract import Event
 
@@ -187,17 +190,55 @@ class Watching:
 
 
 @contextmanager
-def two_agents(
-    lab: Lab, prefix: int, addresses: Sequence[str], *words: str, quarantine: int = 60
-) -> Iterator[tuple[list[AgentOn], LabStation]]:
-    """Two hosts on a wire with agents and a network each, and a foreign station with these addresses.
+def agent_on(host: Host, *words: str, **settings: Any) -> Iterator[AgentOn]:
+    """An agent and its network, on a host that other tests use as well: nothing is left of both."""
+    with AgentOn(host, **settings) as agent:
+        agent.make_network(*words)
+        try:
+            yield agent
+        finally:
+            agent.clear()
+            host.docker("network", "rm", NETWORK)
+    agent.log.unlink()
+    for path in agent.state_dir.iterdir():
+        if not path.name.startswith("fabric-"):  # what the host's own fabric remembers
+            rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def visiting(lab: Lab, name: str, on: Wire | Host, *addresses: str) -> Iterator[LabStation]:
+    """A station that is gone afterwards."""
+    station = lab.station(name, on, *addresses)
+    try:
+        yield station
+    finally:
+        station.namespace.delete()
+
+
+def two_hosts(lab: Lab, prefix: int, addresses: Sequence[str]) -> tuple[list[Host], LabStation]:
+    """Two hosts on a wire with an engine each, and a foreign station with these addresses.
 
     Not on docker0, which an engine without a bridge of its own removes as it starts.
     """
     wire = lab.wire()
     hosts = [lab.host(f"host{n}", wire, f"172.16.42.{n}/{prefix}", bridge="lan0", engine=True) for n in (1, 2)]
     lab.start()
-    station = lab.station("foreign", wire, *(f"{address}/{prefix}" for address in addresses))
+    return hosts, lab.station("foreign", wire, *(f"{address}/{prefix}" for address in addresses))
+
+
+@contextmanager
+def agents_on(hosts: Sequence[Host], *words: str, quarantine: int = 60) -> Iterator[list[AgentOn]]:
+    """An agent and its network on each of the hosts; nothing is left of them."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(agent_on(host, *words, agent={"quarantine": quarantine})) for host in hosts]
+
+
+@contextmanager
+def two_agents(
+    lab: Lab, prefix: int, addresses: Sequence[str], *words: str, quarantine: int = 60
+) -> Iterator[tuple[list[AgentOn], LabStation]]:
+    """Two such hosts with agents and a network each, which end with the lab."""
+    hosts, station = two_hosts(lab, prefix, addresses)
     with ExitStack() as stack:
         agents = [stack.enter_context(AgentOn(host, agent={"quarantine": quarantine})) for host in hosts]
         for agent in agents:
@@ -255,6 +296,13 @@ def history(agent: AgentOn, addresses: Iterable[str]) -> list[str]:
     with Watching(agent, recent=True) as watching:
         time.sleep(1)
     return [f"{agent.host.name}: {e}" for _, e in watching.seen if e.address in addresses or not e.address]
+
+
+def end_quarantines(agent: AgentOn) -> None:
+    """The addresses that rest need rest no longer: the next test wants them."""
+    with SqliteLeaseStore(agent.state_dir / "leases.db") as store:
+        for lease in store.leases(states=[LeaseState.QUARANTINED]):
+            store.forget(lease.id)
 
 
 def guards(agent: AgentOn, addresses: Iterable[str]) -> set[str]:

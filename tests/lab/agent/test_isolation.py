@@ -9,24 +9,33 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from arpipam.lab import Lab
 from arpipam.protocol import arp
 from launcher.engine.engine import Engine
-from launcher.lab.agents import AgentOn
-from tests.support import fabrics
-from tests.support.agents import Watching
+from tests.support.agents import Watching, agent_on
 
 if TYPE_CHECKING:
-    from arpipam.lab import Host, Lab
+    from collections.abc import Iterator
+
+    from arpipam.lab import Host
     from arpipam.lab.stations import LabStation
+    from launcher.lab.agents import AgentOn
 
 MOVED = 32
 """As many as the agent has threads for what waits: before, so many moves left none for the engine's requests."""
 
 
-def lone_host(lab: Lab) -> tuple[Host, LabStation]:
-    """A host with a bridge that the engine leaves alone, and a station on it."""
-    _, [host] = fabrics.declare(lab, 1, engine=True, bridge="lan0")
-    return host, lab.station("printer", host, "172.16.42.3/24")
+PRINTER = "172.16.42.3"
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[tuple[Host, LabStation]]:
+    """A host with a bridge that the engine leaves alone, and a station beside it."""
+    with Lab() as lab:
+        wire = lab.wire()
+        host = lab.host("host1", wire, "172.16.42.1/24", engine=True, bridge="lan0")
+        lab.start()
+        yield host, lab.station("printer", wire, f"{PRINTER}/24")
 
 
 def log_of(agent: AgentOn) -> str:
@@ -34,11 +43,9 @@ def log_of(agent: AgentOn) -> str:
 
 
 @pytest.mark.parametrize("kind", ["syntax", "missing", "host"])
-def test_a_reload_with_a_wrong_fabric_file_changes_nothing(lab: Lab, kind: str) -> None:
-    host, _ = lone_host(lab)
-    with AgentOn(host, witness=["172.16.42.3"]) as agent:
-        agent.make_network()
-        agent.wait_ready(1)
+def test_a_reload_with_a_wrong_fabric_file_changes_nothing(place: tuple[Host, LabStation], kind: str) -> None:
+    host, _ = place
+    with agent_on(host, witness=[PRINTER], ready=0) as agent:
         agent.run("web")
         before = agent.client.status()
         text = host.fabric_file.read_text()
@@ -61,11 +68,9 @@ def test_a_reload_with_a_wrong_fabric_file_changes_nothing(lab: Lab, kind: str) 
 
 
 @pytest.mark.own_engine  # a newer one refuses such a network
-def test_a_foreign_network_with_host_bits_hides_nothing(lab: Lab) -> None:
-    host, _ = lone_host(lab)
-    with AgentOn(host, agent={"quarantine": 2, "compare": 5}) as agent:
-        agent.make_network()
-        agent.wait_ready(1)
+def test_a_foreign_network_with_host_bits_hides_nothing(place: tuple[Host, LabStation]) -> None:
+    host, _ = place
+    with agent_on(host, agent={"quarantine": 2, "compare": 5}, ready=0) as agent:
         agent.run("before")
         host.docker("network", "create", "--subnet", "10.0.0.1/24", "plain")
         agent.run("after")
@@ -76,9 +81,9 @@ def test_a_foreign_network_with_host_bits_hides_nothing(lab: Lab) -> None:
         assert "internal error" not in log_of(agent)
 
 
-def test_health_checks_are_no_news_of_an_engine(lab: Lab) -> None:
+def test_health_checks_are_no_news_of_an_engine(place: tuple[Host, LabStation]) -> None:
     """Before, each of them brought a full look at the engine. Asked with each kind of command that runs inside."""
-    host, _ = lone_host(lab)
+    host, _ = place
     assert host.engine is not None
     host.docker("run", "-d", "--name", "web", "--network", "none", "busybox", "sleep", "1000")
     engine = Engine(host.engine.env["DOCKER_HOST"])
@@ -98,10 +103,9 @@ def test_health_checks_are_no_news_of_an_engine(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_many_containers_move_at_once_while_others_start(lab: Lab) -> None:
-    host, printer = lone_host(lab)
-    with AgentOn(host, policy="move", ready=0, timing="lan") as agent, Watching(agent) as watching:
-        agent.make_network()
+def test_many_containers_move_at_once_while_others_start(place: tuple[Host, LabStation]) -> None:
+    host, printer = place
+    with agent_on(host, policy="move", ready=0, timing="lan") as agent, Watching(agent) as watching:
         for number in range(MOVED):
             agent.run(f"web{number}")
         addresses = {f"web{number}": agent.address(f"web{number}") for number in range(MOVED)}
@@ -117,3 +121,4 @@ def test_many_containers_move_at_once_while_others_start(lab: Lab) -> None:
         after = {name: agent.address(name) for name in addresses}
         assert not set(after.values()) & set(addresses.values())
         assert len(set(after.values())) == MOVED
+    printer.namespace.ip(["addr flush dev eth0", f"addr add {PRINTER}/24 dev eth0"])

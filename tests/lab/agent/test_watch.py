@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -16,19 +17,21 @@ from urllib.request import urlopen
 
 import pytest
 
+from arpipam.lab import Lab
 from arpipam.lab.capture import Capture, who_have
 from arpipam.protocol import arp
 from launcher.agent.contract import ClaimRequest
+from launcher.agent.hooks import TIME as HOOK_TIME
 from launcher.agent.memory import LIMIT
 from launcher.lab.agents import AgentOn
 from tests.support import fabrics
-from tests.support.agents import Watching, last_lines, running
+from tests.support.agents import Watching, agent_on, last_lines, running, visiting
 from tests.support.fabrics import ARPIPAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from arpipam.lab import Host, Lab
+    from arpipam.lab import Host, Wire
     from arpipam.lab.stations import LabStation
     from launcher.agent.client.remote_claim import RemoteClaim
     from launcher.agent.contract import NetworkView
@@ -37,18 +40,26 @@ DEFEND_INTERVAL = 10.0
 """Seconds between two announcements against the same claimant (RFC 5227, 2.4 c)."""
 
 
-def lone_host(lab: Lab, *, engine: bool = True) -> Host:
-    """One host with a bridge that the engine leaves alone, and a station on it that is a witness of every search."""
-    _, [host] = fabrics.declare(lab, 1, engine=engine, bridge="lan0")
-    lab.station("printer", host, "172.16.42.3/24")
-    return host
+def lone_host(lab: Lab, *, engine: bool = True) -> tuple[Host, Wire]:
+    """A host with a bridge that the engine leaves alone, and a station on its wire, the witness of every search."""
+    wire = lab.wire()
+    host = lab.host("host1", wire, "172.16.42.1/24", engine=engine, bridge="lan0")
+    lab.start()
+    lab.station("printer", wire, "172.16.42.3/24")
+    return host, wire
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[tuple[Lab, Host, Wire]]:
+    """Such a host for several tests."""
+    with Lab() as lab:
+        yield lab, *lone_host(lab)
 
 
 @contextmanager
-def agent_on(host: Host, **settings: Any) -> Iterator[AgentOn]:
+def ready_agent(host: Host, **settings: Any) -> Iterator[AgentOn]:
     """An agent with a network that has a ready address."""
-    with AgentOn(host, **settings) as agent:
-        agent.make_network()
+    with agent_on(host, **settings) as agent:
         agent.wait_ready(1)
         yield agent
 
@@ -123,16 +134,20 @@ def shown_conflict(command: subprocess.Popen[str]) -> dict[str, Any]:
 @pytest.mark.parametrize("policy", ["defend", "report", "move"])
 @pytest.mark.slow
 def test_a_machine_that_takes_the_address_of_a_container(
-    lab: Lab, capsys: pytest.CaptureFixture[str], policy: str
+    place: tuple[Lab, Host, Wire], capsys: pytest.CaptureFixture[str], policy: str
 ) -> None:
     """It is told at once to all who listen, and met by the policy of the network."""
-    host = lone_host(lab)
-    thief, bystander = lab.station("thief", host), lab.station("bystander", host, "172.16.42.4/24")
+    lab, host, wire = place
     hooked = host.directory / "hooked"
     hook = host.directory / "hook"
     hook.write_text(f"#!/bin/sh\ncat >> {hooked}\n")
     hook.chmod(stat.S_IRWXU)
-    with agent_on(host, agent={"hook": str(hook)}, policy=policy, ready=2) as agent:
+    hooked.unlink(missing_ok=True)
+    with (
+        agent_on(host, agent={"hook": str(hook)}, policy=policy, ready=2) as agent,
+        visiting(lab, "thief", wire) as thief,
+        visiting(lab, "bystander", wire, "172.16.42.4/24") as bystander,
+    ):
         agent.run("web")
         address, mac = running(agent)["web"]
         agent.wait(lambda: agent.leases()[address].guarded == "container")
@@ -162,7 +177,7 @@ def test_a_machine_that_takes_the_address_of_a_container(
                 }
             else:
                 assert agent.leases()[address].conflict == thief.mac
-                insist(thief, address, 1.5 * DEFEND_INTERVAL, capture)
+                insist(thief, address, (1.5 if policy == "defend" else 0.5) * DEFEND_INTERVAL, capture)
                 defences = announced(capture, address, mac, taken)
                 assert bool(defences) == (policy == "defend")
                 gaps = [later - earlier for earlier, later in pairwise(defences)]
@@ -170,6 +185,42 @@ def test_a_machine_that_takes_the_address_of_a_container(
                 assert running(agent)["web"] == (address, mac)
     with capsys.disabled():
         print(f" told after {1000 * (at - taken):.0f} ms ", end="")  # noqa: T201 - to be seen
+
+
+def test_a_hook_that_hangs_holds_up_nothing_and_ends_with_the_agent(place: tuple[Lab, Host, Wire]) -> None:
+    """Its time limit is 30 s: until then conflicts are told, containers start, and the agent can stop."""
+    lab, host, wire = place
+    hook, alive = host.directory / "hanging", host.directory / "alive"
+    hook.write_text(f"#!/bin/sh\nexec 3<>{alive}\necho here >&3\nsleep 4711.5 &\nwait\n")
+    hook.chmod(stat.S_IRWXU)
+    os.mkfifo(alive)
+    reading = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+
+    def read() -> bytes | None:
+        """What the hooks said; empty once no process of them is left, None while there is nothing new."""
+        try:
+            return os.read(reading, 100)
+        except BlockingIOError:
+            return None
+
+    with (
+        agent_on(host, agent={"hook": str(hook)}, policy="report", ready=2) as agent,
+        visiting(lab, "thief", wire) as thief,
+        Watching(agent) as watching,
+    ):
+        for name in ("one", "two"):
+            agent.run(name)
+            address = agent.address(name)
+            agent.wait(lambda address=address: agent.leases()[address].guarded == "container")
+            take_by_hand(thief, address)
+            watching.wait("conflict", address=address)
+        agent.wait(read)
+        began = time.monotonic()
+        agent.kill(signal.SIGTERM)
+        assert time.monotonic() - began < HOOK_TIME / 3
+        agent.wait(lambda: read() == b"", told=lambda: "the end of all that the hook started")
+        agent.start()
+    os.close(reading)
 
 
 # Stations.
@@ -187,8 +238,8 @@ def known(agent: AgentOn) -> dict[str, str]:
 
 
 def test_a_station_that_was_there_and_sleeps_keeps_its_address_while_there_are_others(lab: Lab) -> None:
-    host = lone_host(lab, engine=False)
-    laptop = lab.station("laptop", host, "172.16.42.5/24")
+    host, wire = lone_host(lab, engine=False)
+    laptop = lab.station("laptop", wire, "172.16.42.5/24")
     few = "172.16.42.5-172.16.42.6"
     with AgentOn(host) as agent:
         with claim(agent):  # which makes the network
@@ -210,8 +261,8 @@ def test_a_station_that_was_there_and_sleeps_keeps_its_address_while_there_are_o
 def test_a_flood_of_made_up_stations_is_bounded_in_memory_and_stops_nobody(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    host = lone_host(lab, engine=False)
-    liar = lab.station("liar", host)
+    host, wire = lone_host(lab, engine=False)
+    liar = lab.station("liar", wire)
     large = "172.16.0.0/12"
     with AgentOn(host, witness=["172.16.42.3"]) as agent:
         with claim(agent, subnet=large):
@@ -240,9 +291,9 @@ def resident(agent: AgentOn) -> int:
 # What was ready; the file; the figures.
 
 
-def test_the_first_run_takes_what_is_ready(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    host = lone_host(lab)
-    with agent_on(host, ready=2) as agent, Watching(agent) as watching:
+def test_the_first_run_takes_what_is_ready(place: tuple[Lab, Host, Wire], capsys: pytest.CaptureFixture[str]) -> None:
+    _, host, _ = place
+    with ready_agent(host, ready=2) as agent, Watching(agent) as watching:
         agent.wait_ready(2)
         started = time.monotonic()
         agent.run("first")
@@ -255,7 +306,7 @@ def test_the_first_run_takes_what_is_ready(lab: Lab, capsys: pytest.CaptureFixtu
 
 
 def test_the_file_is_read_again_and_a_wrong_one_changes_nothing(lab: Lab) -> None:
-    host = lone_host(lab, engine=False)
+    host, wire = lone_host(lab, engine=False)
     with AgentOn(host, agent={"metrics": "127.0.0.1:9475"}, witness=["172.16.42.3"]) as agent, claim(agent) as kept:
         assert agent.process is not None
         assert view(agent).policy == "defend"
@@ -270,12 +321,12 @@ def test_the_file_is_read_again_and_a_wrong_one_changes_nothing(lab: Lab) -> Non
         assert f"{agent.file}: line {len(text.splitlines()) + 1}: network.ready" in line
         assert view(agent).policy == "report"
         assert agent.leases()[str(kept.address)].mac == kept.mac
-        asker = lab.station("asker", host)
+        asker = lab.station("asker", wire)
         assert asker.who_has(str(kept.address)) == {kept.mac}
 
 
 def test_the_figures_are_served_for_prometheus(lab: Lab) -> None:
-    host = lone_host(lab, engine=False)
+    host, _ = lone_host(lab, engine=False)
     with AgentOn(host, agent={"metrics": "127.0.0.1:9475"}, witness=["172.16.42.3"]) as agent, claim(agent):
         agent.wait(lambda: view(agent).round_trip)
         with host.namespace.inside(), urlopen("http://127.0.0.1:9475/metrics") as answer:
@@ -301,8 +352,8 @@ def test_the_figures_are_served_for_prometheus(lab: Lab) -> None:
 def test_a_link_that_goes_down_or_is_made_anew_has_its_leases_defended_again(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    host = lone_host(lab)
-    with agent_on(host, ready=1) as agent:
+    host, wire = lone_host(lab)
+    with ready_agent(host, ready=1) as agent:
         agent.run("web")
         address, mac = running(agent)["web"]
         agent.wait(lambda: agent.leases()[address].guarded == "container")
@@ -322,7 +373,7 @@ def test_a_link_that_goes_down_or_is_made_anew_has_its_leases_defended_again(
             mend()
             took.append(agent.wait(lambda: view(agent).state == "up", told=lambda: last_lines(agent.log)))
             assert agent.leases()[address].guarded in {"agent", "container"}
-            asker = lab.station(f"asker{len(took)}", host, f"172.16.42.{100 + len(took)}/24")
+            asker = lab.station(f"asker{len(took)}", wire, f"172.16.42.{100 + len(took)}/24")
             assert who_have(asker.namespace, "eth0", [address]) == {address: {mac}}
         agent.wait(lambda: view(agent).ready)
     with capsys.disabled():
