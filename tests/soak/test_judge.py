@@ -70,6 +70,12 @@ def test_a_container_that_nobody_answers_for_is_missed() -> None:
     assert report(quiet, seen=shown("running", 2, 10)).is_clean
 
 
+@pytest.mark.parametrize(("step", "clean"), [("stop", True), ("run", False)])
+def test_a_container_that_docker_is_about_to_stop_is_not_missed(step: str, *, clean: bool) -> None:
+    done = Done(9, 14, Step(9, step, "host1", "c1"))
+    assert report(noted((1, 10, ONE)), seen=shown("running", 5, 14), done=(done,)).is_clean is clean
+
+
 def test_the_agent_has_to_answer_for_the_address_of_a_stopped_container() -> None:
     seen = shown("exited", 5, 40, named=A)
     assert len(report(noted((1, 10, ONE), (20, 90, ONE)), seen=seen).wrong["answers missing"]) == 1

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from launcher.lab.soak.observers import Container, Look, Seen
     from launcher.lab.soak.world import Trouble
 
+ENDING = {"stop", "restart", "remove"}
+"""Acts that end a container."""
 DEAF = {"cut", "cable", "agent killed", "agent ended", "agent stopped"}
 """Faults while which somebody is not heard, or not answered for: a cut, as the report says."""
 BEGINS = 3.0
@@ -153,11 +155,22 @@ def _missing(evidence: Evidence) -> Iterator[str]:
     for host, looks in evidence.seen.looks.items():
         for container, since, until in _lives(looks, "running"):
             for start, stop in evidence.journal.silences(container.address, container.mac, host, since, until):
-                if stop - start > SILENT:
+                if stop - start > SILENT and not _was_ending(evidence, host, container.name, start, stop):
                     yield f"{container.address} of {container.name} on {host}: {_time(start, stop)}"
         for container, since, until in _lives(looks, "exited"):
             if container.named:
                 yield from _kept(evidence, host, container, since, until)
+
+
+def _was_ending(evidence: Evidence, host: str, name: str, since: float, until: float) -> bool:
+    """Whether Docker was about to stop it: an engine shows it as running until its driver has taken the address back."""
+    return any(
+        done.step.where == host
+        and done.since <= until
+        and since <= done.until
+        and (done.step.what.startswith("compose") or (done.step.what in ENDING and done.step.name == name))
+        for done in evidence.done
+    )
 
 
 def _kept(evidence: Evidence, host: str, container: Container, since: float, until: float) -> Iterator[str]:
