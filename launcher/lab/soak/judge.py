@@ -163,7 +163,7 @@ def _missing(evidence: Evidence) -> Iterator[str]:
 
 
 def _was_ending(evidence: Evidence, host: str, name: str, since: float, until: float) -> bool:
-    """Whether Docker was about to stop it: an engine shows it as running until its driver has taken the address back."""
+    """Whether Docker was about to end it: an engine shows it as running until its address is taken back."""
     return any(
         done.step.where == host
         and done.since <= until
