@@ -26,7 +26,6 @@ from launcher.agent.log import logger
 from launcher.agent.memory import Memory
 from launcher.agent.metrics import Metrics
 from launcher.agent.network.containers import Containers
-from launcher.agent.network.former import explained
 from launcher.agent.network.held import Role
 from launcher.agent.network.holdings import release_leftovers
 from launcher.agent.network.made import missing
@@ -210,7 +209,6 @@ class Agent:
             lease = await subnets.hand_out(network, self._networks(), request.mac, request.address)
         except ArpipamError as error:
             text = str(error).replace(NO_WITNESS, NO_WITNESS_FOR_DOCKER)
-            text = await self._edges.in_thread(explained, self.tools.leases, network.interface, text)
             network.tell(EventKind.REFUSED, mac=request.mac or "", address=str(request.address or ""), text=text)
             raise type(error)(text) from None
         return IPv4Interface(f"{lease.address}/{lease.prefix}")
