@@ -110,6 +110,14 @@ def test_an_owner_that_stops_leaves_the_address_to_the_older_claim() -> None:
     assert bench.acd.events() == [Lost(OTHER)]
 
 
+@pytest.mark.parametrize(("later", "state"), [(59.0, AcdState.LOST), (60.0, AcdState.DEFENDING)])
+def test_an_older_claim_that_was_met_long_ago_may_be_gone(later: float, state: AcdState) -> None:
+    bench = at(AcdState.GUARDING, Policy.REPORT, since=NOW)
+    bench.hear(announcement(OTHER, EARLIER))
+    bench.acd.take_over(bench.now + later)
+    assert bench.acd.state is state
+
+
 @pytest.mark.parametrize("policy", Policy)
 @pytest.mark.parametrize(
     "date", [1, FIRST_RELEASE - 1, NOW + 2 * DAY, 2**64 - 1], ids=["one", "floor", "future", "end"]
