@@ -6,6 +6,7 @@ import ctypes
 import socket
 import struct
 from contextlib import suppress
+from pathlib import Path
 
 _ETH_P_IP = 0x0800
 _SO_ATTACH_FILTER = 26
@@ -70,3 +71,12 @@ class DhcpSocket:
     def close(self) -> None:
         """Close it."""
         self._socket.close()
+
+
+def received(interface: str) -> int:
+    """The frames that an interface has received so far; 0 where it is unknown (proc(5), net/dev)."""
+    for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
+        name, colon, counters = line.partition(":")
+        if colon and name.strip() == interface:
+            return int(counters.split()[1])
+    return 0

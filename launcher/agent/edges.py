@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 from arpipam.allocator import Allocator
 from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link import netlink
-from arpipam.link.dhcp_socket import DhcpSocket
+from arpipam.link.dhcp_socket import DhcpSocket, received
 from launcher.agent.hooks import run_hook
 from launcher.agent.memory import StationStore
 from launcher.agent.pools import PoolStore
@@ -82,6 +82,8 @@ class Edges:
     """What the kernel says of an interface; waits."""
     hear_dhcp: Callable[[str], DhcpSocket] = DhcpSocket
     """Hears DHCP on an interface; OSError where it cannot."""
+    received: Callable[[str], int] = received
+    """The frames that an interface has received so far."""
     on_subnet: Callable[[IPv4Network], list[str]] = netlink.on_subnet
     """The interfaces that have an address in a subnet; waits."""
     follower: MakesFollower = EngineWatch

@@ -20,6 +20,8 @@ from launcher.agent.network.dhcp import DhcpWatch
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import pytest
+
     from arpipam.protocol.pool import Pool
 
 SUBNET = IPv4Network("172.16.42.0/24")
@@ -208,6 +210,30 @@ def test_of_a_flood_so_many_are_read_in_a_second() -> None:
             assert len(sock.waiting) == 10
             bench.now = 1.5
             await soon(lambda: not sock.waiting)
+
+    asyncio.run(main())
+
+
+def test_a_link_that_is_too_busy_is_heard_again_when_it_is_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dhcp, "LOOK", 0.01)
+    sockets: list[Frames] = []
+    frames = [0]
+
+    def make(interface: str) -> Frames:
+        sockets.append(Frames(interface))
+        return sockets[-1]
+
+    async def main() -> None:
+        bench = Bench(hear_dhcp=make, received=lambda _: frames[0])
+        bench.watch.open("br0")
+        await asyncio.sleep(0.05)
+        assert [sock.closed for sock in sockets] == [False]
+        frames[0] += int(2 * dhcp.BUSY * dhcp.LOOK)
+        await soon(lambda: sockets[0].closed)
+        await soon(lambda: len(sockets) > 1)
+        assert not sockets[-1].closed
+        bench.watch.close()
+        assert all(sock.closed for sock in sockets)
 
     asyncio.run(main())
 
