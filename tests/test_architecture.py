@@ -25,7 +25,10 @@ FLOORS = (  # from the ground up; a module belongs to the room with the longest 
     "launcher.agent.client launcher.agent.config",
     "launcher.agent launcher.run",  # launcher.agent: its journal, memory, metrics, log and pools
     "launcher.agent.server launcher.agent.network",
-    "launcher.agent.comparison launcher.agent.conflicts launcher.agent.report launcher.agent.subnets",
+    (
+        "launcher.agent.comparison launcher.agent.conflicts launcher.agent.refused launcher.agent.report "
+        "launcher.agent.subnets"
+    ),
     "launcher.agent.following",
     "launcher.agent.agent",
     "launcher.agent.main",

@@ -32,6 +32,7 @@ from launcher.agent.network.made import missing
 from launcher.agent.network.network import Network
 from launcher.agent.network.shared import Tools
 from launcher.agent.pools import DockerPool
+from launcher.agent.refused import RefusedStarts
 from launcher.agent.report import lease_view, network_view, station_views
 from launcher.agent.supervise import Supervisor
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from launcher.agent.network.lending import Lending
 
 MEMORY, POOLS, LEASES, METRICS = "memory of stations", "pools", "leases", "metrics"
+REFUSED_STARTS = "starting what was refused"
 """Names of the parts that may fail by themselves."""
 OPENING = 5.0  # s that a new network gets to open its link, before Docker is told that it cannot be made
 NO_WITNESS_FOR_DOCKER = (
@@ -98,7 +100,9 @@ class Agent:
         self._following = Following(
             self.tools, self._supervisor, soon=self._soon, networks=self._networks, forget_pool=self._forget_pool
         )
+        self.tools.containers.look = self._following.follower.look
         self._conflicts = Conflicts(self.tools, self._following.follower.move)
+        self._refused = RefusedStarts(self.tools, self._following.follower)
 
     async def start(self) -> None:
         """Defend every lease that was left, then follow the engine.
@@ -109,17 +113,18 @@ class Agent:
         await self._edges.in_thread(tools.declared.fabric)  # what it says holds until a reload
         release_leftovers(leases, tools.config.agent.quarantine)
         for pool in list(self._pools.pools.values()):
-            self._run(pool.id, self._lenient(pool))
+            self._run(pool.id, self._lenient(pool)).hand_out.boot()
         for lease in leases.leases(states=(LeaseState.BOUND,)):
             if lease.mac and self._network_of(lease.interface, lease.address) is None:
                 pool = DockerPool(lease.interface, IPv4Interface(f"{lease.address}/{lease.prefix}").network)
-                self._run(pool.id, self._lenient(pool))
+                self._run(pool.id, self._lenient(pool)).hand_out.boot()
         opening = [asyncio.create_task(network.link.opened.wait()) for network in self._networks()]
         if opening:
             _, late = await asyncio.wait(opening, timeout=OPENING)
             for task in late:
                 task.cancel()
         self.spawn(self._following.run())
+        self.spawn(self._supervisor.run(REFUSED_STARTS, self._refused.run))
         self.spawn(self._supervisor.run(MEMORY, lambda: self._memory.run(lambda: self._supervisor.works(MEMORY))))
         if (endpoint := tools.config.agent.metrics) is not None:
             self.spawn(
@@ -164,6 +169,8 @@ class Agent:
 
     async def activate(self) -> None:
         """An engine has started: it will ask again for each of its pools."""
+        if self._running:  # else it has only met this driver
+            self._refused.engine_started(self._networks())
         self._pools.recount()
 
     async def request_pool(self, request: PoolRequest) -> tuple[str, IPv4Network]:
@@ -200,16 +207,20 @@ class Agent:
     async def request_address(self, request: AddressRequest) -> IPv4Interface:
         """An address for a container, or for Docker itself."""
         network = self._network(request.pool)
-        self._check_settings(request.pool)
         try:
+            self._check_settings(request.pool)
             if request.kind is not AddressKind.ENDPOINT:
-                return await network.reserved.keep(request.address, gateway=request.kind is AddressKind.GATEWAY)
+                kept = await network.reserved.keep(request.address, gateway=request.kind is AddressKind.GATEWAY)
+                if request.kind is AddressKind.GIVEN:
+                    self.tools.containers.given(network.interface, kept.ip, self._edges.monotonic())
+                return kept
             assert request.mac is not None  # noqa: S101 - that is what makes it an endpoint's
             await network.made.check()
             lease = await subnets.hand_out(network, self._networks(), request.mac, request.address)
         except ArpipamError as error:
             text = str(error).replace(NO_WITNESS, NO_WITNESS_FOR_DOCKER)
             network.tell(EventKind.REFUSED, mac=request.mac or "", address=str(request.address or ""), text=text)
+            self._refused.refused(network, text)
             raise type(error)(text) from None
         return IPv4Interface(f"{lease.address}/{lease.prefix}")
 
@@ -334,7 +345,9 @@ class Agent:
         if running is not None:
             return running.network
         pool = self._pools.request(DockerPool.parse(pool_id))
-        return self._run(pool.id, self._lenient(pool))
+        network = self._run(pool.id, self._lenient(pool))
+        network.hand_out.boot()
+        return network
 
     def _network_of(self, interface: str, address: IPv4Address) -> Network | None:
         fitting = (n for n in self._networks() if n.interface == interface and address in n.subnet)

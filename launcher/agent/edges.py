@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from arpipam.leases.lease import LeaseStore
-    from launcher.engine.model import EngineView
+    from launcher.engine.model import EngineView, FailedStart
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,6 +45,12 @@ class Follower(Protocol):
 
     async def move(self, container: str, network: str) -> None:
         """Give a running container another address."""
+
+    async def failed_starts(self) -> list[FailedStart]:
+        """Containers that should run and could not be started."""
+
+    async def start(self, container: str) -> None:
+        """Start a container."""
 
 
 class MakesFollower(Protocol):

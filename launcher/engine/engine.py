@@ -7,17 +7,26 @@ So a store that serves two engines never takes the containers of the one for los
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import docker
-from docker.errors import APIError, DockerException
+from docker.errors import APIError, DockerException, NotFound
 from requests.exceptions import RequestException
 
 from launcher.engine import model
 from launcher.engine.errors import EngineError
-from launcher.engine.model import BRIDGE_NAME, GATEWAY_KEY, LEASE_LABEL, MTU, Container, DockerNetwork, EngineView
+from launcher.engine.model import (
+    BRIDGE_NAME,
+    GATEWAY_KEY,
+    LEASE_LABEL,
+    MTU,
+    Container,
+    DockerNetwork,
+    EngineView,
+    FailedStart,
+)
 from launcher.engine.place import UNIX
 from launcher.engine.target import Target, chosen
 
@@ -122,7 +131,8 @@ class Engine:
             version = str(self._api.version()["Version"])
             found, containers = self._api.networks(), self._api.containers(all=True)
         networks, unreadable = model.attached_networks(found, containers, self.reference)
-        return EngineView(at, version, networks, unreadable, engine=self.id)
+        waiting = model.waiting_containers(containers)
+        return EngineView(at, version, networks, unreadable, engine=self.id, waiting=waiting)
 
     def move(self, container: str, network: str) -> None:
         """Give a running container another address: it leaves the network and joins it again, aliases and all.
@@ -145,6 +155,21 @@ class Engine:
                 time.sleep(REJOIN_PAUSE)
             else:
                 return
+
+    def failed_starts(self) -> list[FailedStart]:
+        """Containers that their restart policies would have run, and whose last start failed."""
+        with _asking():
+            down = self._api.containers(all=True, filters={"status": ["created", "exited"]})
+        found = []
+        for summary in down:
+            with _asking(), suppress(NotFound):  # it may be removed at this moment
+                found.append(model.failed_start(self._api.inspect_container(summary["Id"])))
+        return [one for one in found if one is not None]
+
+    def start(self, container: str) -> None:
+        """Start a container."""
+        with _asking():
+            self._api.start(container)
 
     def changes(self) -> Any:
         """What changes containers and networks from now on: an iterator with a `close()` for another thread.

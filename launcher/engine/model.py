@@ -24,6 +24,11 @@ GATEWAY_KEY = "DefaultGatewayIPv4"  # the bridge driver's way to route by anothe
 RUNNING = {"running", "paused", "restarting"}
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
 """What the reading of a description that no engine should give may raise."""
+RESTARTED = {"always", "unless-stopped", "on-failure"}
+"""Restart policies by which an engine that starts brings containers up."""
+_NEVER = "0001-"
+_RENAMED = re.compile(r"^[0-9a-f]{12}_(?=.)")
+"""What compose puts before a container's name while it puts another one in its place."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,18 @@ class Container:
 
 
 @dataclass(frozen=True)
+class FailedStart:
+    """A container that its restart policy would have run, and whose last start failed."""
+
+    id: str
+    name: str
+    error: str
+    """Why, as the engine keeps it."""
+    ran: str
+    """When it ran last: the same text as long as it has not run since."""
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """What ties a container to a network, running or not."""
 
@@ -67,6 +84,18 @@ class Endpoint:
     running: bool
     lease: int | None
     """The number in its label: arpipam-run started it."""
+
+
+@dataclass(frozen=True)
+class WaitingContainer:
+    """A container that does not run, and that gets any address of a network when it starts."""
+
+    network: str
+    name: str
+    created: float
+    """Seconds since 1970."""
+    new: bool
+    """It never ran."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +128,7 @@ class EngineView:
     """One line for each network or container whose description cannot be read; it is not in the view."""
     engine: str = ""
     """The engine's name, as leases have it behind their container's: `<container>@<engine>`."""
+    waiting: tuple[WaitingContainer, ...] = ()
 
 
 def meant(description: Any, interface: str, name: str | None) -> bool:
@@ -162,7 +192,7 @@ def container(summary: Mapping[str, Any]) -> Container:
     names = summary.get("Names") or [summary["Id"][:12]]  # one that is being removed has none
     return Container(
         id=summary["Id"],
-        name=names[0].lstrip("/"),
+        name=_RENAMED.sub("", names[0].lstrip("/")),
         running=summary.get("State") in RUNNING,
         lease=int(label) if label.isascii() and label.isdecimal() else None,
         addresses=frozenset(addresses),
@@ -176,6 +206,24 @@ def containers(summaries: Iterable[Mapping[str, Any]] | None) -> list[Container]
         with suppress(*_UNREADABLE):
             found.append(container(summary))
     return found
+
+
+def failed_start(description: Mapping[str, Any]) -> FailedStart | None:
+    """That container, as it was inspected; None where it runs, is not to run, never ran, or ended by itself.
+
+    One that never ran was refused to whoever made it, and the engine does not start it either.
+    """
+    state, policy = description["State"], (description["HostConfig"].get("RestartPolicy") or {}).get("Name")
+    ran, error = state.get("StartedAt") or _NEVER, state.get("Error") or ""
+    if (
+        policy not in RESTARTED
+        or state.get("Running")
+        or state.get("Restarting")
+        or not error
+        or ran.startswith(_NEVER)
+    ):
+        return None
+    return FailedStart(description["Id"], description["Name"].lstrip("/"), error, ran)
 
 
 def attached_networks(
@@ -217,6 +265,18 @@ def attached_networks(
                     if one_of := _attached(description, _mapping(config), mine):
                         networks.append(one_of)
     return tuple(networks), tuple(dict.fromkeys(unreadable))
+
+
+def waiting_containers(summaries: Iterable[Mapping[str, Any]]) -> tuple[WaitingContainer, ...]:
+    """Those of the engine's list; what cannot be read is named by `attached_networks`."""
+    waiting = []
+    for summary in summaries:
+        with suppress(ValueError, TypeError, LookupError, AttributeError):
+            owner, new = container(summary), summary["State"] == "created"
+            for network, settings in (summary["NetworkSettings"]["Networks"] or {}).items():
+                if not owner.running and not (settings.get("IPAMConfig") or {}).get("IPv4Address"):
+                    waiting.append(WaitingContainer(network, owner.name, float(summary["Created"]), new))
+    return tuple(waiting)
 
 
 def subnet_of(text: str) -> IPv4Network:

@@ -10,7 +10,7 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from launcher.engine.engine import Engine
 from launcher.engine.errors import ElsewhereError, EngineError
@@ -19,12 +19,13 @@ from launcher.engine.place import require_here
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from launcher.engine.model import EngineView
+    from launcher.engine.model import EngineView, FailedStart
 
+T = TypeVar("T")
 SETTLE = 0.1  # s: what happens together is looked at once
 RETRY = 1.0  # s between two tries to reach the engine
 MOVERS = 2
-"""Threads for moves. Each move makes the engine ask the agent, so they never share threads with its answers."""
+"""Threads for moves and starts. Each makes the engine ask the agent, so they never share threads with its answers."""
 
 
 def engine_here(url: str) -> Engine:
@@ -95,14 +96,27 @@ class EngineWatch:
 
     async def move(self, container: str, network: str) -> None:
         """Give a running container another address. Raises EngineError. At most MOVERS moves run at one time."""
-        await asyncio.get_running_loop().run_in_executor(self._movers, self._move, container, network)
+        await self._apart(lambda engine: engine.move(container, network))
 
-    def _move(self, container: str, network: str) -> None:
-        engine = self._engine(self._url)
-        try:
-            engine.move(container, network)
-        finally:
-            engine.close()
+    async def failed_starts(self) -> list[FailedStart]:
+        """Containers that should run and could not be started. Raises EngineError."""
+        return await self._apart(lambda engine: engine.failed_starts())
+
+    async def start(self, container: str) -> None:
+        """Start a container. Raises EngineError."""
+        await self._apart(lambda engine: engine.start(container))
+
+    async def _apart(self, work: Callable[[Engine], T]) -> T:
+        """Have the engine do something that may make it ask the agent."""
+
+        def do() -> T:
+            engine = self._engine(self._url)
+            try:
+                return work(engine)
+            finally:
+                engine.close()
+
+        return await asyncio.get_running_loop().run_in_executor(self._movers, do)
 
     def _run(self) -> None:
         while not self._ending.is_set():

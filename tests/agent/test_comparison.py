@@ -102,8 +102,8 @@ def test_a_stopped_container_that_keeps_its_address_is_answered_for(store: Sqlit
         made.wire.claims[0].become(ClaimState.GUARDED)
         held.idle_since = monotonic(made)
         await compared.compare(seen(endpoint(address(7), "web"), at=held.idle_since + 1))
-        assert held.kept
         assert held.idle_since is None
+        assert made.containers.stopped(held.lease)
         assert held.claim.state is ClaimState.DEFENDING
         assert (held.lease.owner, held.lease.container) == ("web", "web@e1")
         assert store.leases() == [held.lease]

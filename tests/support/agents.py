@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 import time
 from collections import Counter, deque
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations, count
+from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,7 +23,6 @@ from launcher.lab.agents import NETWORK, PATIENCE, AgentOn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     from arpipam.lab import Host, Lab, Wire
@@ -244,6 +246,21 @@ def two_agents(
         for agent in agents:
             agent.make_network(*words)
         yield agents, station
+
+
+def power_cut(agent: AgentOn) -> None:
+    """All processes of the host end at once: agent, engine, what keeps the containers, containers."""
+    engine = agent.host.engine
+    assert engine is not None
+    ids = agent.host.docker("ps", "-q").stdout.split()
+    shown = agent.host.docker("inspect", "-f", "{{.State.Pid}}", *ids).stdout.split() if ids else []
+    containers = [int(pid) for pid in shown]
+    keepers = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in containers}
+    agent.kill(signal.SIGKILL)
+    for pid in (*keepers, *containers):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    engine.end(signal.SIGKILL)
 
 
 def refused(agent: AgentOn, *words: str) -> str:

@@ -141,6 +141,8 @@ class AgentSettings(BaseModel, extra="forbid", frozen=True, strict=True):
     """For so long a released address rests."""
     compare: float = Field(default=60, ge=1, le=_DAY, description=f"seconds, from 1 to {_DAY}")
     """Time between two full comparisons with the engine."""
+    start_refused: bool = Field(default=True, description="true or false")
+    """Whether containers that were refused while their engine started are started once the network is whole."""
 
     def fabric_file(self) -> Path | None:
         """The file of the declared network: the one that was named, or the usual one where there is one."""

@@ -30,6 +30,7 @@ from launcher.agent.network.ready import PART, Ready
 from launcher.agent.network.reserved import Reserved
 from launcher.agent.network.search import AddressSearch
 from launcher.agent.network.sightings import Sightings
+from launcher.agent.network.sticky import Sticky
 from launcher.agent.network.witnesses import RequiredWitnesses
 from launcher.agent.supervise import Supervisor
 
@@ -127,6 +128,10 @@ class Network:
             self.claiming,
             self.ready,
             tools=tools,
+            sticky=Sticky(
+                pool.interface, pool.subnet, tools.containers, self.holdings, store=tools.leases, edges=edges
+            ),
+            settings=lambda: self.settings,
             policy=self._policy,
             tell=self.tell,
         )
@@ -264,6 +269,7 @@ class Network:
 
     async def take_back(self, address: IPv4Address) -> None:
         """Docker does not need it any more. We answer for it until it is known that no stopped container keeps it."""
+        self.tools.containers.released(self.interface, address)
         held = self.holdings.get(address)
         if held is None or held.role is not Role.DOCKER:
             await self.reserved.release(address)

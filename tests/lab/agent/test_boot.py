@@ -1,0 +1,231 @@
+"""A host boots: engine and agent stop and start in any order, power fails, cables, switch ports and hosts come late."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from arpipam.lab import Lab
+from launcher.lab.agents import AgentOn
+from tests.support.agents import Watching, last_lines, power_cut, refused, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from arpipam.lab import Wire
+    from arpipam.lab.engine import LabEngine
+    from arpipam.lab.stations import LabStation
+
+FIXED, MAC = "172.16.42.77", "02:5e:42:00:00:77"
+PROMPT = 12.0
+"""Seconds in which an engine is up that waits for nothing of ours."""
+SPANNING_TREE = 20.0
+PATIENCE = 90.0
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[tuple[AgentOn, LabStation, Wire]]:
+    """A host with an engine and a network, and a station on the wire; the host knows of no other."""
+    with Lab() as lab:
+        wire = lab.wire()
+        host = lab.host("host", wire, "172.16.42.1/24", bridge="lan0", engine=True)
+        lab.start()
+        station = lab.station("printer", wire, "172.16.42.3/24")
+        with AgentOn(host, fabric=False, ready=2) as agent:
+            agent.make_network()
+            yield agent, station, wire
+
+
+@pytest.fixture
+def agent(place: tuple[AgentOn, LabStation, Wire]) -> Iterator[AgentOn]:
+    agent, _, wire = place
+    agent.run("fixed", "--restart", "always", "--ip", FIXED)
+    agent.run("plain", "--restart", "always")
+    agent.wait(lambda: agent.leases()[FIXED].guarded == "container")
+    yield agent
+    wire.heal()
+    agent.host.namespace.ip(["link set uplink up"])
+    agent.clear()
+
+
+def engine_of(agent: AgentOn) -> LabEngine:
+    assert agent.host.engine is not None
+    return agent.host.engine
+
+
+def assert_all_run(agent: AgentOn, station: LabStation, patience: float = 25.0) -> None:
+    """Both containers run, the one on its own address, and each of them answers for its address alone."""
+    agent.wait(
+        lambda: set(running(agent)) == {"fixed", "plain"},
+        patience,
+        lambda: f"{running(agent)} {last_lines(agent.log)}",
+    )
+    there = running(agent)
+    assert there["fixed"][0] == FIXED
+    for address, mac in there.values():
+        assert station.who_has(address) == {mac}
+        agent.wait(lambda address=address: agent.leases()[address].guarded == "container")
+
+    def leased() -> dict[str, str]:
+        return {address: one.owner for address, one in agent.leases().items() if one.state == "bound" and one.mac}
+
+    there_too = {address: name for name, (address, _) in there.items()}
+    agent.wait(lambda: leased() == there_too, PATIENCE, lambda: f"{there} {agent.leases()} {last_lines(agent.log)}")
+
+
+def started(agent: AgentOn) -> float:
+    """The engine, until it answers; the seconds that this took."""
+    before = time.monotonic()
+    engine_of(agent).start()
+    return time.monotonic() - before
+
+
+@pytest.mark.parametrize("up", ["engine first", "agent first"])
+@pytest.mark.parametrize("down", ["engine first", "agent first"])
+@pytest.mark.slow
+def test_a_planned_reboot(agent: AgentOn, place: tuple[AgentOn, LabStation, Wire], down: str, up: str) -> None:
+    if down == "engine first":
+        engine_of(agent).end()
+        agent.kill(signal.SIGTERM)
+    else:
+        agent.kill(signal.SIGTERM)
+        engine_of(agent).end()
+    if up == "engine first":
+        starting = threading.Thread(target=engine_of(agent).start)
+        starting.start()
+        time.sleep(4)  # it waits for its driver meanwhile
+        agent.start()
+        starting.join()
+    else:
+        agent.start()
+        started(agent)
+    assert_all_run(agent, place[1])
+
+
+@pytest.mark.slow
+def test_a_power_cut(agent: AgentOn, place: tuple[AgentOn, LabStation, Wire]) -> None:
+    power_cut(agent)
+    agent.start()
+    started(agent)
+    assert_all_run(agent, place[1])
+
+
+@contextmanager
+def later(seconds: float, function: object) -> Iterator[None]:
+    timer = threading.Timer(seconds, function)  # type: ignore[arg-type]
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+
+
+@pytest.mark.parametrize("what", ["cable", "spanning tree"])
+@pytest.mark.slow
+def test_the_link_comes_late(agent: AgentOn, place: tuple[AgentOn, LabStation, Wire], what: str) -> None:
+    """No carrier for a while, or a switch port that does not forward yet."""
+    _, station, wire = place
+    namespace = agent.host.namespace
+    engine_of(agent).end()
+    agent.kill(signal.SIGTERM)
+    if what == "cable":
+        namespace.ip(["link set uplink down"])
+    else:
+        wire.cut(agent.host)
+    back = wire.heal if what == "spanning tree" else lambda: namespace.ip(["link set uplink up"])
+    agent.start()
+    with later(SPANNING_TREE if what == "spanning tree" else 12.0, back):
+        started(agent)
+    assert_all_run(agent, station)
+
+
+@pytest.mark.parametrize("link", ["cut", "down"])
+def test_a_lease_of_ones_own_waits_for_nothing(
+    agent: AgentOn, place: tuple[AgentOn, LabStation, Wire], link: str
+) -> None:
+    """By its address or by its MAC; whatever the link is like, the engine is up at once."""
+    _, station, wire = place
+    agent.host.docker("rm", "-f", "plain")
+    agent.host.docker(
+        *("run", "-d", "--name", "plain", "--restart", "always", "--mac-address", MAC, "--network", "lan"),
+        *("busybox", "sleep", "1000"),
+    )
+    agent.wait(lambda: agent.leases()[agent.address("plain")].owner == "plain")
+    before = agent.address("plain")
+    agent.kill(signal.SIGKILL)  # so that nothing is given back
+    engine_of(agent).end()
+    bridge = ["link set lan0 down"] if link == "down" else []
+    agent.host.namespace.ip(bridge)
+    wire.cut(agent.host)
+    agent.start()
+    try:
+        assert started(agent) < PROMPT
+        assert agent.address("fixed") == FIXED
+        assert agent.address("plain") == before
+    finally:
+        wire.heal()
+        agent.host.namespace.ip(["link set lan0 up"])
+    assert_all_run(agent, station)
+
+
+def test_the_address_of_a_container_that_runs_is_refused_after_a_start_of_the_agent(agent: AgentOn) -> None:
+    """Also before the agent has seen what the engine has."""
+    agent.kill()
+    agent.start()
+    words = ["run", "-d", "--network", "lan", "--ip", FIXED, "busybox", "true"]
+    assert "belongs to fixed on this host" in refused(agent, *words)
+
+
+@contextmanager
+def two_hosts(lab: Lab) -> Iterator[tuple[Wire, AgentOn, AgentOn]]:
+    """The first has a container of each kind that an engine may, or may not, bring up."""
+    wire = lab.wire()
+    hosts = [lab.host(f"host{n}", wire, f"172.16.42.{n}/24", bridge="lan0", engine=True) for n in (1, 2)]
+    lab.start()
+    lab.station("printer", wire, "172.16.42.3/24")
+    with AgentOn(hosts[0], ready=2) as one, AgentOn(hosts[1], ready=2) as other:
+        for agent in (one, other):
+            agent.make_network()
+        for agent in (one, other):
+            agent.wait_ready(2)
+        yield wire, one, other
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_what_was_refused_while_the_engine_started_is_started_once_the_other_host_is_there(lab: Lab) -> None:
+    with two_hosts(lab) as (wire, agent, other):
+        agent.run("fixed", "--restart", "always", "--ip", FIXED)
+        agent.run("plain", "--restart", "always")
+        agent.run("failing", "--restart", "on-failure")
+        agent.run("stopped", "--restart", "unless-stopped")
+        agent.host.docker("stop", "-t", "0", "stopped")
+        words = ["--network", "lan", "busybox", "sleep", "1000"]
+        agent.host.docker("create", "--name", "new", "--restart", "always", *words)
+        agent.run("never")
+        power_cut(agent)
+        power_cut(other)
+        wire.cut(other.host)
+        agent.start()
+        took = started(agent)
+        assert 35 < took < 60, took  # it waits through both phases, before and after the silence is noticed
+        assert set(running(agent)) == {"fixed"}
+        with Watching(agent, recent=True) as watching:
+            assert watching.wait("refused")[1].text.startswith("lan0, 172.16.42.0/24: no answer from host2")
+            time.sleep(5)
+            assert watching.of("started", "start failed") == []
+            assert set(running(agent)) == {"fixed"}
+            wire.heal()
+            other.start()
+            engine_of(other).start()
+            for name in ("plain", "failing"):
+                watching.wait("started", owner=name, patience=PATIENCE)
+            agent.wait(lambda: set(running(agent)) == {"fixed", "plain", "failing"})
+            time.sleep(3)
+            assert {event.owner for _, event in watching.of("started")} == {"plain", "failing"}
+        assert set(running(agent)) == {"fixed", "plain", "failing"}
