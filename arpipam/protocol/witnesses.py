@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass
+from itertools import islice
 from math import exp, lgamma
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,8 @@ some DHCP clients, which then delete their address."""
 _NEVER = float("-inf")
 _LATELY = 3.0
 """Seconds; longer than any search pauses between two rounds."""
+_LONGEST_ROUND_TRIP = 0.6
+"""Seconds; a silence that lasts longer is the end of a cut. Rounds are half a second apart at most."""
 _SMOOTHING, _SHORTENING = 0.125, 0.5
 
 
@@ -75,7 +78,10 @@ class LinkWitnesses:
         self.round_trip: float | None = None
         """Smoothed, seconds; from the youngest request to the answer."""
         self.slowest: dict[int, float] = {}
-        """The time from the very first request to the very first answer of each: never shorter than its round trip."""
+        """The time from the very first request to the very first answer of each: never shorter than its round trip.
+
+        Set anew where an answer leaves no doubt which request it is for.
+        """
         self._memory = memory
         self._questions: defaultdict[int, deque[Question]] = defaultdict(deque)
         self._first: dict[int, float] = {}
@@ -90,6 +96,9 @@ class LinkWitnesses:
             self.round_trip = None
             self.slowest.clear()
             self._first.clear()
+        for witness, first in list(self._first.items()):
+            if witness not in self.slowest and now - first > _LONGEST_ROUND_TRIP:
+                del self._first[witness]
 
     def measure(self, sample: float) -> None:
         """Take a round trip into account (smoothed as in RFC 6298, section 2, but shortened faster than lengthened).
@@ -128,8 +137,12 @@ class LinkWitnesses:
         if not questions or (youngest := questions[-1]).answered or now - youngest.at > patience:
             return None
         youngest.answered = True
-        self.slowest.setdefault(witness, now - self._first.get(witness, youngest.at))
-        return now - youngest.at
+        age = now - youngest.at
+        if len(list(islice(self.since(witness, youngest.at - _LONGEST_ROUND_TRIP), 2))) == 1:
+            self.slowest[witness] = age  # it can be the answer to no other request
+        elif witness not in self.slowest:
+            self.slowest[witness] = min(now - self._first.get(witness, youngest.at), _LONGEST_ROUND_TRIP)
+        return age
 
     def since(self, witness: int, start: float) -> Iterator[Question]:
         """The requests to a witness from `start` on, the latest first."""

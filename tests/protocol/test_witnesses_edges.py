@@ -137,9 +137,30 @@ def test_the_first_round_trip_is_counted_from_the_first_probe_and_stays() -> Non
     subject.sent(1, 1.3)
     subject.heard(1, 1.4)
     assert subject.settle() == pytest.approx(0.5)
-    subject.sent(1, 2.0)
-    subject.heard(1, 2.01)
+    subject.sent(1, 1.85)
+    subject.heard(1, 1.86)
     assert subject.settle() == pytest.approx(0.5)
+    subject.sent(1, 2.5)  # no other one can be answered
+    subject.heard(1, 2.7)
+    assert subject.settle() == pytest.approx(0.25)
+
+
+def test_a_silence_that_a_cut_has_made_is_no_round_trip() -> None:
+    """A search that begins when the link is whole again listens as long as it would have before."""
+    link = LinkWitnesses()
+    before = witnesses(1, link=link)
+    for n in range(100):
+        before.sent(1, n * 0.02)
+    after = witnesses(1, link=link)
+    link.join(2.0)
+    after.sent(1, 2.0)
+    after.heard(1, 2.001)
+    assert after.settle() == ADAPTIVE.announce_wait
+    running = witnesses(1)
+    for n in range(100):
+        running.sent(1, n * 0.02)
+    running.heard(1, 2.0)
+    assert running.settle() == pytest.approx(0.75)  # and ends within its budget
 
 
 def test_the_first_answer_may_take_three_seconds_and_later_ones_as_long_as_the_candidate() -> None:
