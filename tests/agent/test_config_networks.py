@@ -85,7 +85,7 @@ def test_docker_s_options() -> None:
         ("ready", "33", "--ipam-opt ready=33: ready 33 is above most_ready 32"),
         ("policy", "fight", "--ipam-opt policy=fight: write defend, report or move"),
         ("order", "", "--ipam-opt order=: write first, random or sticky"),
-        ("timing", "slow", "--ipam-opt timing=slow: write adaptive, lan or rfc5227"),
+        ("timing", "slow", "--ipam-opt timing=slow: write adaptive, lan, rfc5227 or guarded"),
         ("alone", "yes", "--ipam-opt alone=yes: write true or false"),
         ("interface", "a b\n", "--ipam-opt interface=a b\\n: write the name of an interface"),
         (

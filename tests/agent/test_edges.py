@@ -14,7 +14,8 @@ OUTSIDE = {"client", "server", "edges.py"}
 """Those who ask the agent, its socket, and the edges themselves."""
 INSIDE = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in OUTSIDE]
 BEYOND = re.compile(
-    r"^\s*(?:import|from) (?:time|random|secrets)\b|\bto_thread\b|\brun_in_executor\b|\bThread\b|\bdatetime\b",
+    r"^\s*(?:import|from) (?:time|random|secrets)\b|\bto_thread\b|\brun_in_executor\b|\bThread\b"
+    r"|\bdatetime\.(?:now|today|utcnow)\b",
     re.MULTILINE,
 )
 
@@ -36,6 +37,7 @@ def test_all_rooms_of_the_agent_are_read() -> None:
         "import random",
         "await asyncio.to_thread(store.close)",
         "threading.Thread(target=run).start()",
+        "at = datetime.now(UTC)",
     ],
 )
 def test_what_would_reach_beyond_them(line: str) -> None:

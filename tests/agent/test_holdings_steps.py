@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from arpipam.leases.lease import Lease
 
 STEPS = count("STEPS", day=1000, night=20_000)
+MANY_STEPS = 10_000
+"""After so many there was a claim with each role."""
 AT_ONCE = 50
 """Steps of one agent and those that follow it."""
 ADDRESSES = st.integers(1, 4)
@@ -419,4 +421,5 @@ def test_no_order_of_steps_breaks_an_invariant() -> None:
         ),
     )
     print(*Steps.had.most_common(), sep="\n")  # noqa: T201 - what was tried
-    assert set(Steps.had) >= {role.name for role in Role}
+    if STEPS >= MANY_STEPS:
+        assert set(Steps.had) >= {role.name for role in Role}
