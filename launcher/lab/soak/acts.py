@@ -43,6 +43,7 @@ networks:
   front: {{external: true, name: {network}}}
 """
 _GONE = re.compile(r"No such container|is not running|already in progress|no configuration file|can't find")
+_NOISE = re.compile(r"--help|Encountered errors")
 _VARYING = re.compile(
     r"[0-9a-f]{2}(:[0-9a-f]{2}){5}|[0-9a-f]{12,}|[0-9]+(\.[0-9]+){3}(/\d+)?|\bc\d+\b|\S*\.sock\S*|\d+(\.\d+)?"
 )
@@ -151,7 +152,7 @@ class Acts:
         except subprocess.TimeoutExpired:
             raise Failed(f"{words[1]} took longer than {LONGEST:g} s") from None
         if done.returncode and not _GONE.search(done.stderr):
-            lines = [line for line in done.stderr.splitlines() if line.strip() and "--help" not in line]
+            lines = [line for line in done.stderr.splitlines() if line.strip() and not _NOISE.search(line)]
             raise Failed(lines[-1] if lines else f"exit {done.returncode}")
 
     # Faults of a host.
