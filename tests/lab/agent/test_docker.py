@@ -146,7 +146,7 @@ def test_options(options: tuple[str, ...], address: str, side: AgentOn) -> None:
         ("exclude=this", "this"),
         ("exclude=10.7.0.0/24", "exclude"),
         ("order=last", "first, random or sticky"),
-        ("timing=never", "adaptive, lan or rfc5227"),
+        ("timing=never", "adaptive, lan, rfc5227 or guarded"),
         ("witness=10.8.0.1", "10.8.0.1"),
         ("interface=side9", "side9"),
         ("colour=red", "colour"),
