@@ -236,15 +236,13 @@ def agents_on(hosts: Sequence[Host], *words: str, quarantine: int = 60) -> Itera
 
 
 @contextmanager
-def two_agents(
-    lab: Lab, prefix: int, addresses: Sequence[str], *words: str, quarantine: int = 60
-) -> Iterator[tuple[list[AgentOn], LabStation]]:
+def two_agents(lab: Lab, prefix: int, addresses: Sequence[str]) -> Iterator[tuple[list[AgentOn], LabStation]]:
     """Two such hosts with agents and a network each, which end with the lab."""
     hosts, station = two_hosts(lab, prefix, addresses)
     with ExitStack() as stack:
-        agents = [stack.enter_context(AgentOn(host, agent={"quarantine": quarantine})) for host in hosts]
+        agents = [stack.enter_context(AgentOn(host)) for host in hosts]
         for agent in agents:
-            agent.make_network(*words)
+            agent.make_network()
         yield agents, station
 
 

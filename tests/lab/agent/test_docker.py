@@ -10,7 +10,7 @@ import pytest
 from arpipam.lab import Lab
 from arpipam.lab.availability import Asker
 from launcher.lab.agents import NETWORK, AgentOn
-from tests.support.agents import assert_one_holder_each, guards, last_lines, refused, running
+from tests.support.agents import assert_one_holder_each, end_quarantines, guards, last_lines, refused, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,8 @@ def agent(place: tuple[AgentOn, LabStation]) -> Iterator[AgentOn]:
 
 
 def nothing_left(agent: AgentOn) -> bool:
-    """No lease but those that are ready, no pool but the usual one."""
+    """No lease but those that are ready, no pool but the usual one; what rests ends now."""
+    end_quarantines(agent)
     networks = agent.client.status().networks
     return {network.interface for network in networks} == {agent.host.bridge} and not any(
         lease.state != "ready" for lease in agent.client.leases()

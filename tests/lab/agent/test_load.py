@@ -7,17 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
+from arpipam.lab import Lab
 from launcher.lab.agents import NETWORK, AgentOn
-from tests.support.agents import assert_one_holder_each, refused, running, two_agents
+from tests.support.agents import agents_on, assert_one_holder_each, refused, running, two_agents, two_hosts
 from tests.support.profile import count
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from arpipam.lab import Lab
+    from arpipam.lab import Host
+    from arpipam.lab.stations import LabStation
 
-AT_ONCE = 40
+AT_ONCE = count("AT_ONCE", day=24, night=40)
 """Containers that are started at the same moment on each host."""
 MANY = 20
 """Foreign stations."""
@@ -35,7 +39,7 @@ def run_at_once(agents: Sequence[AgentOn], count: int) -> list[subprocess.Comple
         return [job.result() for job in jobs]
 
 
-def test_forty_on_each_of_two_hosts_at_the_same_moment(lab: Lab) -> None:
+def test_many_on_each_of_two_hosts_at_the_same_moment(lab: Lab) -> None:
     crowd = [f"172.16.42.{n}" for n in range(3, 3 + MANY)]  # just those that would come first
     with two_agents(lab, 24, crowd) as (agents, station):
         done = run_at_once(agents, AT_ONCE)
@@ -61,9 +65,16 @@ def test_more_than_there_are(lab: Lab) -> None:
         assert assert_one_holder_each(agents, station) == 11
 
 
-def test_ready_addresses_of_an_idle_host_are_there_for_the_other(lab: Lab) -> None:
-    words = ["--ip-range", "172.16.42.64/27"]
-    with two_agents(lab, 24, ["172.16.42.3"], *words) as ([busy, idle], station):
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[list[Host], LabStation]]:
+    """Two hosts with engines, and a foreign station."""
+    with Lab() as lab:
+        yield two_hosts(lab, 24, ["172.16.42.3"])
+
+
+def test_ready_addresses_of_an_idle_host_are_there_for_the_other(pair: tuple[list[Host], LabStation]) -> None:
+    hosts, station = pair
+    with agents_on(hosts, "--ip-range", "172.16.42.64/27") as [busy, idle]:
         for agent in (busy, idle):
             agent.wait_ready(3)  # an eighth of those that the other one leaves
         [network] = busy.client.status().networks
@@ -127,8 +138,9 @@ def assert_level(figures: Sequence[dict[str, int]]) -> None:
         assert max(figure["leases"], figure["leases told"]) <= 40, figure  # those that are or become ready
 
 
-def test_a_long_time_in_the_small(lab: Lab) -> None:
-    with two_agents(lab, 24, ["172.16.42.3"], quarantine=1) as ([agent, _], station):
+def test_a_long_time_in_the_small(pair: tuple[list[Host], LabStation]) -> None:
+    hosts, station = pair
+    with agents_on(hosts, quarantine=1) as [agent, _]:
         figures = []
         for _third in range(3):
             for _ in range(RUNS // 3):

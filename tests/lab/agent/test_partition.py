@@ -7,21 +7,30 @@ import signal
 import time
 from contextlib import ExitStack, contextmanager
 from itertools import count as counting
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from arpipam.lab import Lab
 from arpipam.lab.capture import who_have
 from launcher.agent.conflicts import INFANCY
 from launcher.lab.agents import AgentOn
 from tests.support import fabrics
-from tests.support.agents import Load, Watching, assert_one_holder_each, last_lines, running
+from tests.support.agents import (
+    Load,
+    Watching,
+    agent_on,
+    assert_one_holder_each,
+    last_lines,
+    running,
+    visiting,
+)
 from tests.support.fabrics import ARPIPAM, edit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from arpipam.lab import Lab, Wire
+    from arpipam.lab import Host, Wire
     from launcher.agent.contract import NetworkView
 
 READY = 4
@@ -30,22 +39,52 @@ SILENT = 15.0
 """Seconds after which a cut is noticed for sure: three questions, one a second, and a busy machine."""
 
 
-@contextmanager
-def whole(lab: Lab, count: int, **network: object) -> Iterator[tuple[Wire, list[AgentOn]]]:
-    """So many hosts with engines, agents and a network with ready addresses; a station on each that nobody knows of."""
+class Place(NamedTuple):
+    """Hosts with engines whose fabric is up, and a station on each that nobody knows of."""
+
+    lab: Lab
+    wire: Wire
+    hosts: list[Host]
+
+
+def place(lab: Lab, count: int) -> Place:
     wire, hosts = fabrics.declare(lab, count, engine=True, bridge="lan0")
     fabrics.stations_on(lab, hosts)
-    agents = [
-        AgentOn(host, agent={"quarantine": 2, "compare": 2}, ready=READY, witness=[f"172.16.42.{20 + n}"], **network)
-        for n, host in enumerate(hosts)
-    ]
+    return Place(lab, wire, hosts)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Place]:
+    """Two of them."""
+    with Lab() as lab:
+        yield place(lab, 2)
+
+
+@contextmanager
+def whole(there: Place, *, ready: int = READY, **network: object) -> Iterator[list[AgentOn]]:
+    """An agent on each host, and a network with so many ready addresses; afterwards all is as before."""
+    declared = [host.fabric_file.read_text() for host in there.hosts]
     with ExitStack() as stack:
-        for agent in agents:
-            stack.enter_context(agent)
-            agent.make_network()
-        for agent in agents:
-            agent.wait_ready(READY)
-        yield wire, agents
+        agents = [
+            stack.enter_context(
+                agent_on(
+                    host,
+                    agent={"quarantine": 2, "compare": 2},
+                    ready=ready,
+                    alone=True,  # where the other host is declared absent: stations on this one are no witnesses
+                    **network,
+                )
+            )
+            for host in there.hosts
+        ]
+        try:
+            for agent in agents:
+                agent.wait_ready(ready)
+            yield agents
+        finally:
+            there.wire.heal()
+            for host, text in zip(there.hosts, declared, strict=True):
+                host.fabric_file.write_text(text)
 
 
 def view(agent: AgentOn) -> NetworkView:
@@ -75,12 +114,20 @@ def run_out(agent: AgentOn) -> tuple[list[str], str]:
     raise AssertionError
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_each_part_hands_out_what_was_ready_and_then_names_the_silent_hosts(
-    lab: Lab, capsys: pytest.CaptureFixture[str], count: int
+def test_each_of_two_parts_hands_out_what_was_ready_and_then_names_the_silent_hosts(
+    pair: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two hosts, and two against one; a host that is declared absent stops nobody."""
-    with whole(lab, count) as (wire, agents):
+    """A host that is declared absent stops nobody."""
+    falls_apart(pair, capsys)
+
+
+def test_two_hosts_against_one_do_the_same(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    falls_apart(place(lab, 3), capsys)
+
+
+def falls_apart(there: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    wire = there.wire
+    with whole(there) as agents:
         alone = agents[-1]
         others = agents[:-1]
         with Load(agents) as load:
@@ -124,9 +171,10 @@ def test_each_part_hands_out_what_was_ready_and_then_names_the_silent_hosts(
         wait_state(agents, "up")
         for agent in agents:
             assert agent.run("healed").returncode == 0
-        there = assert_one_holder_each(agents, lab.station("asker", agents[0].host), patience=100)
+        with visiting(there.lab, "asker", agents[0].host) as asker:
+            left_there = assert_one_holder_each(agents, asker, patience=100)
         with capsys.disabled():
-            print(f" {load.started} started under load, {there} at the end, refused: {load.failures.total()}")  # noqa: T201 - to be seen
+            print(f" {load.started} started under load, {left_there} at the end, refused: {load.failures.total()}")  # noqa: T201 - to be seen
 
 
 def both_claim(wire: Wire, agents: Sequence[AgentOn]) -> None:
@@ -151,18 +199,21 @@ def both_claim(wire: Wire, agents: Sequence[AgentOn]) -> None:
 
 @pytest.mark.parametrize("policy", ["defend", "report", "move"])
 def test_of_two_claims_that_meet_after_a_cut_both_hosts_keep_the_older(
-    lab: Lab, capsys: pytest.CaptureFixture[str], policy: str
+    pair: Place, capsys: pytest.CaptureFixture[str], policy: str
 ) -> None:
-    with whole(lab, 2, policy=policy) as (wire, agents):
-        both_claim(wire, agents)
+    with whole(pair, policy=policy, ready=0) as agents:
+        both_claim(pair.wire, agents)
         older, younger = agents
         macs = [agent.leases()[SHARED].mac for agent in agents]
-        asker = lab.station("asker", older.host, "172.16.42.60/24")
-        with Watching(agents[0]) as first, Watching(agents[1]) as second:
+        with (
+            visiting(pair.lab, "asker", older.host, "172.16.42.60/24") as asker,
+            Watching(agents[0]) as first,
+            Watching(agents[1]) as second,
+        ):
             watching = [first, second]
             time.sleep(INFANCY)  # a younger one than that would move in any case
             healed = time.monotonic()
-            wire.heal()
+            pair.wire.heal()
             found = []
             for watch, words in zip(
                 watching, ("our claim is the older one", "its claim is the older one"), strict=True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from arpipam.lab import Lab
 from arpipam.lab.availability import Asker
 from launcher.lab.agents import NETWORK, AgentOn
-from tests.support.agents import assert_one_holder_each, guards, last_lines, running
+from tests.support.agents import assert_one_holder_each, end_quarantines, guards, last_lines, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +61,8 @@ def station(place: tuple[AgentOn, LabStation, Wire]) -> LabStation:
 
 
 def nothing_left(agent: AgentOn) -> bool:
-    """No lease but those that are ready, and the auxiliary address; no network but the usual one."""
+    """No lease but those that are ready, and the auxiliary address; no network but the usual one. What rests ends."""
+    end_quarantines(agent)
     leases = {address for address, lease in agent.leases().items() if lease.state not in {"ready", "claimed"}}
     return leases == {ASIDE} and len(agent.client.status().networks) == 1
 
@@ -129,8 +131,9 @@ def test_what_happened_while_the_agent_was_away_is_made_good(agent: AgentOn, sta
     agent.run("stopped", "--ip", FIXED)
     address = agent.address("gone")
     agent.kill()
-    agent.host.docker("rm", "-f", "gone")
-    agent.host.docker("stop", "-t", "0", "stopped")
+    with ThreadPoolExecutor() as pool:
+        ends = [("rm", "-f", "gone"), ("stop", "-t", "0", "stopped")]
+        list(pool.map(lambda words: agent.host.docker(*words), ends))
     agent.start()
     agent.wait(lambda: address not in agent.leases() or agent.leases()[address].state == "quarantined")
     agent.wait(lambda: guards(agent, [FIXED]) == {"agent"})

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from arpipam.lab import Host, Lab, Wire
     from tests.support.crowd import Crowd, Outcome
 
-BATCHES = count("BATCHES", day=4, night=10)
+BATCHES = count("BATCHES", day=2, night=10)
+SEEDS = count("SEEDS", day=2, night=5)
 
 
 def hosts_on_a_wire(lab: Lab, count: int) -> tuple[Wire, list[Host]]:
@@ -45,7 +46,7 @@ def eight_launches_each(crowd: Crowd, hosts: list[Host], seed: int, **options: A
     return crowd.claim()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_eight_hosts_with_eight_launches_each_at_ten_percent_loss(lab: Lab, crowd: Crowd, seed: int) -> None:
     wire, hosts = hosts_on_a_wire(lab, 8)
     wire.loss = 10
@@ -54,7 +55,7 @@ def test_eight_hosts_with_eight_launches_each_at_ten_percent_loss(lab: Lab, crow
     assert len({outcome.address for outcome in outcomes}) == 64
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_eight_claims_in_one_process_of_each_of_eight_hosts_at_ten_percent_loss(
     lab: Lab, crowd: Crowd, seed: int
 ) -> None:
