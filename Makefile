@@ -8,7 +8,8 @@ WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 MEMORY := $(shell [ "$$(df --output=avail -BG /dev/shm 2>/dev/null | tr -dc 0-9)" -ge 4 ] 2>/dev/null && \
   echo env TMPDIR=/dev/shm ARPIPAM_LAB=/dev/shm/arpipam-lab)
 PYTEST := $(MEMORY) $(BIN)/pytest --dist loadgroup --no-loadscope-reorder --ignore tests/vm
-PACKAGES := python3-venv docker.io iptables nftables iproute2 iputils-arping iputils-ping openvswitch-switch busybox-static docker-compose
+PACKAGES := python3-venv docker.io iptables nftables iproute2 iputils-arping iputils-ping openvswitch-switch busybox-static docker-compose \
+  avahi-autoipd dhcpcd-base keepalived
 
 .PHONY: install system check units test test-vm lint mutate demo soak bench lock clean
 install: system $(VENV)/.installed
