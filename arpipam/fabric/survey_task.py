@@ -29,7 +29,8 @@ _CENSUS = (0, 5)
 class Look:
     """Asks `peers` in each round and `everybody` in two, and sends a frame under a MAC that nobody has.
 
-    Of a question to this host's own address the sender is 0.0.0.0, so that only somebody else can answer it.
+    Of a question to this host's own address the sender is 0.0.0.0, so that only somebody else can answer it. It is sent
+    once: a second one within seconds would take the address from a station that gives way (dhcpcd does).
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class Look:
             self._outbox.put(arp.request(self._mac, self.own, peer), partial(self._asked, peer))
         if self._round in _CENSUS:
             self._outbox.put(arp.probe(self._stranger, self._canary))
-            self._outbox.put(arp.probe(self._mac, self.own))
+            if self._round == 0:
+                self._outbox.put(arp.probe(self._mac, self.own))
             for address in self._everybody - self._sent.keys() - {self.own}:
                 self._outbox.put(arp.request(self._mac, self.own, address))
         self._round += 1
