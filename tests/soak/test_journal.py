@@ -35,6 +35,12 @@ def test_an_owner_that_changes_between_two_posts_is_none() -> None:
     assert list(journal((ONE, ONE), (TWO, ONE), (TWO, TWO)).duplicates()) == []
 
 
+def test_a_late_last_answer_of_a_former_owner_is_none() -> None:
+    rounds = [(ONE, ONE), ("", ""), (f"{ONE} {TWO}", TWO), (TWO, TWO)]
+    assert list(journal(*rounds).duplicates()) == []
+    assert len(list(journal(*rounds, (ONE, ONE), (f"{ONE} {TWO}", ONE), (ONE, ONE)).duplicates())) == 1
+
+
 def test_an_owner_after_another_is_none() -> None:
     assert list(journal((ONE, ONE), (ONE, ONE), ("", ""), (TWO, TWO)).duplicates()) == []
 

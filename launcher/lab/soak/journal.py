@@ -83,7 +83,7 @@ class Journal:
         for address, spells in self.spells.items():
             current: Duplicate | None = None
             for spell, end in zip(spells, _ends(spells), strict=True):
-                if not spell.is_double:
+                if not spell.is_double or _is_change(spells, spell):
                     continue
                 if current is not None and spell.since - current.until <= RESTLESS:
                     current = Duplicate(address, current.since, end, current.macs | spell.owners)
@@ -130,6 +130,15 @@ class Journal:
     def _without_absence(self, since: float, until: float) -> Iterator[tuple[float, float]]:
         if not any(start < until and end > since for start, end in self.away):
             yield since, until
+
+
+def _is_change(spells: Sequence[Spell], spell: Spell) -> bool:
+    """Whether one owner follows another in that one round: the former one's last answer came late."""
+    if spell.until > spell.since:
+        return False
+    before = next((one.owners for one in reversed(spells) if one.until < spell.since and one.owners), frozenset[str]())
+    after = next((one.owners for one in spells if one.since > spell.until and one.owners), frozenset[str]())
+    return len(before) == len(after) == 1 and before != after and before | after == spell.owners
 
 
 def _ends(spells: Sequence[Spell]) -> list[float]:
