@@ -82,9 +82,7 @@ class Program:
             for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
                 with suppress(ProcessLookupError):
                     os.kill(int(child), signal.SIGKILL)
-        with suppress(OSError):
-            process.kill()
-        process.wait(_PATIENCE)
+        process.wait(_PATIENCE)  # by itself: killed, it would leave a dead child to whoever adopts it
         with suppress(RuntimeError):
             self.station.namespace.run("ip", "-4", "addr", "flush", "scope", "global")
 
