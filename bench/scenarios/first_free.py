@@ -161,7 +161,7 @@ def claim(allocator: Allocator, network: Used, seed: int) -> Values:
     held.release(quarantine=0)
     if found != network.first_free:
         raise RuntimeError(f"{found} was claimed, and {network.first_free} is the first free address")
-    search: FirstFreeSearch = job.machine  # type: ignore[assignment] # a claim's task is a search
+    search: FirstFreeSearch = job.search  # type: ignore[attr-defined] # the task of a claim without an address
     probing = prescribed(search, rng)
     survey = surveyed(held.found.probed, min(search.witnesses.gap(), LONGEST_LISTENING))
     time.sleep(0.01)

@@ -83,6 +83,12 @@ def tool(lan: Lan, tmp_path: Path) -> Iterator[Tool]:
 
 
 @pytest.fixture
+def own_tool(own_lan: Lan, tmp_path: Path) -> Iterator[Tool]:
+    """The same for a test that breaks the link."""
+    yield from using(own_lan.host, tmp_path / "state")
+
+
+@pytest.fixture
 def tool_elsewhere(laboratory: Lab, tmp_path: Path) -> Iterator[Tool]:
     """arpipam on a host and a wire of its own."""
     host = laboratory.host(f"host{fresh()}", laboratory.wire(), f"{OWN}/24")

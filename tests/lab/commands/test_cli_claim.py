@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from tests.support.lans import FREE, LONG, PRINTER, Lan, announcement, number, owners
+from tests.support.lans import FREE, LONG, Lan, announcement, number, owners
 from tests.support.tools import Tool, complaint, states
 from tests.support.until import until
 
@@ -68,10 +68,9 @@ def test_claim_ends_when_another_station_insists(lan: Lan, tool: Tool) -> None:
     assert owners(lan, FREE) == set()
 
 
-def test_claim_says_that_the_link_was_lost(lan: Lan, tool_elsewhere: Tool) -> None:
-    lan.lab.station(f"beside-{tool_elsewhere.host.name}", tool_elsewhere.host, f"{PRINTER}/24")
-    process, _ = tool_elsewhere.claim()
-    tool_elsewhere.host.namespace.ip(["link set docker0 down"])
+def test_claim_says_that_the_link_was_lost(own_tool: Tool) -> None:
+    process, _ = own_tool.claim()
+    own_tool.host.namespace.ip(["link set docker0 down"])
     out, err = process.communicate(timeout=LONG)
     assert process.returncode == 3
     assert err == f"arpipam: {FREE} was given up: docker0 is down; bring it up: ip link set docker0 up\n"

@@ -68,7 +68,10 @@ def test_what_was_seen_behind_an_absent_host_with_open_vswitch_is_not_offered(la
     assert done.returncode == 3
     assert "host2" in done.stderr
     edit(hosts[0], 'name = "host2"', 'name = "host2"\nabsent = true')
-    printer = lab.station("printer", hosts[0], "172.16.42.9/24")
+    office = lab.wire()
+    office.plug(hosts[0].namespace, "office")
+    hosts[0].namespace.ip([f"link set office master {hosts[0].bridge}"])
+    printer = lab.station("printer", office, "172.16.42.9/24")
     assert printer.ping("172.16.42.1")
     done = find(hosts[0], "--witness", "172.16.42.9")
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from tests.support.traces import traces
 ROOT = Path(__file__).parents[3]
 TEST = """
 from pathlib import Path
-from tests.lab.conftest import lab
+from tests.lab.conftest import engine_age, lab
 
 
 def test_it(lab):
