@@ -29,7 +29,7 @@ check:
 	@$(MAKE) --no-print-directory -j2 lint units
 
 units: install
-	$(PYTEST) --ignore tests/lab -n $$(nproc)
+	$(PYTEST) --ignore tests/lab -n $(WORKERS)
 
 # All tests but those of `make test-vm`; those that measure times run alone afterwards. Most of the time of a lab is
 # waiting, for Docker and for RFC 5227's own times: with one worker more than processors, these have something to do

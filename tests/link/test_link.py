@@ -176,7 +176,7 @@ def test_a_signal_does_not_end_the_wait(here: Space, there: Space) -> None:
 
 @pytest.mark.usefixtures("wire")
 def test_a_frame_without_room_is_not_sent_and_the_link_goes_on(here: Space, there: Space) -> None:
-    here.run("tc", "qdisc", "add", "dev", "near", "root", "tbf", "rate", "8kbit", "burst", "100", "limit", "100")
+    here.run("tc", "qdisc", "add", "dev", "near", "root", "tbf", "rate", "8bit", "burst", "100", "limit", "100")
     with here.open("near") as near, there.socket("far", 0x0806) as far:
         frames = [arp.probe(FOREIGN, address) for address in range(20)]
         assert 0 < near.send(frames) < len(frames)
