@@ -24,7 +24,7 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml | system
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Lint, types and the tests that need no lab, side by side, in less than 90 seconds: run it before each commit.
+# Lint, types and the tests that need no lab, side by side, in less than two minutes: run it before each commit.
 check:
 	@$(MAKE) --no-print-directory -j2 lint units
 
