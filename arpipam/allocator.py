@@ -297,7 +297,7 @@ class Allocator:
         return Place(self.interface, str(self.pool.subnet), self.pool.prefix, self.loop, asker=lambda: self.own_address)
 
     def _run(self, task: Task[T]) -> Task[T]:
-        """Run it; whoever answers a probe of it is noted at its end, for all processes of this host."""
+        """Run it; at its end each station that answered a probe is noted, for all processes of this host."""
         task.sender = self._terms.own_mac, self._terms.own_address
         search = task.machine
 

@@ -1,7 +1,7 @@
 """After a gap in what was heard of the link, every address that is claimed there is asked for.
 
-Whoever took one of them meanwhile answers, and so its claim hears of the conflict at once. Nothing is proven by silence
-here: an address that is to be handed out is probed anew (allocator.py, `start_check`).
+A station that took one of them meanwhile answers, and so its claim hears of the conflict at once. Nothing is proven by
+silence here: an address that is to be handed out is probed anew (allocator.py, `start_check`).
 """
 
 from __future__ import annotations

@@ -257,7 +257,7 @@ class ClaimTask(Claiming):
 
     def reserve(self, address: int) -> bool | None:
         """Have the address leased; the search is answered later. False: it is promised to another."""
-        # In this order: whoever promises an address and looks then at what is tried misses nothing.
+        # In this order: a thread that promises an address and then looks at what is tried misses nothing.
         self.trying = address
         if address in self._promised:
             self.trying = None

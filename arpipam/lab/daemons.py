@@ -82,7 +82,7 @@ class Program:
             for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
                 with suppress(ProcessLookupError):
                     os.kill(int(child), signal.SIGKILL)
-        process.wait(_PATIENCE)  # by itself: killed, it would leave a dead child to whoever adopts it
+        process.wait(_PATIENCE)  # by itself: killed, it would leave a dead child to the process that adopts it
         with suppress(RuntimeError):
             self.station.namespace.run("ip", "-4", "addr", "flush", "scope", "global")
 

@@ -1,7 +1,7 @@
 """Behind which port of a bridge a station is: its forwarding table, as the kernel tells of it.
 
 The bridge learns a station's port before it passes the station's frame on to us, and tells of it in the same moment. So
-whoever has received an answer and asks here afterwards is told where that answer came from. No lock of the kernel's is
+a caller that has received an answer and then asks here is told where that answer came from. No lock of the kernel's is
 waited for then: the thread that answers ARP asks.
 """
 

@@ -1,6 +1,6 @@
 """The links and addresses of this network namespace, as the kernel tells of them: nothing here is older than its news.
 
-A bridge's MAC moves with its ports, a virtual address moves to another host, a cable is pulled: whoever asks here never
+A bridge's MAC moves with its ports, a virtual address moves to another host, a cable is pulled: a caller here never
 acts on what was so when the link was opened.
 """
 

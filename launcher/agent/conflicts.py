@@ -31,7 +31,7 @@ MOVING = 60.0  # s that the container gets to run, so that it can be moved
 LOOK = 0.5  # s between two looks at that
 MOST_OF_ONE, MOST_IN_ALL = 4, 64  # conflicts told in TOLD_EVERY, of one address and of all; the rest is counted
 MOVES_AT_ONCE = 2
-MOST_MOVES, MOVES_SPAN = 3, 3600.0  # moves of one container in so many seconds; whoever follows it moves on too
+MOST_MOVES, MOVES_SPAN = 3, 3600.0  # moves of one container in so many seconds; what follows it moves on too
 _MEMORY = 1024
 
 
@@ -61,7 +61,7 @@ class Conflicts:
         key = network.interface, conflict.address, conflict.other, conflict.older
         now = self._edges.monotonic()
         if now - self._told.get(key, -TOLD_EVERY) >= TOLD_EVERY:
-            if len(self._told) >= _MEMORY:  # whoever makes up MACs is told of less often
+            if len(self._told) >= _MEMORY:  # a station that makes up MACs is told of less often
                 self._told.clear()
             self._told[key] = now
             counted = self._flood.is_counting

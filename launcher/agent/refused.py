@@ -98,7 +98,7 @@ class RefusedStarts:
     async def _failed(self) -> dict[str, FailedStart] | None:
         try:
             return {container.id: container for container in await self._follower.failed_starts()}
-        except ArpipamError:  # the engine is away; whoever follows it says so
+        except ArpipamError:  # the engine is away; the follower says so
             return None
 
     def _is_whole(self, waiting: _Waiting) -> bool:

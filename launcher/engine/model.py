@@ -211,7 +211,7 @@ def containers(summaries: Iterable[Mapping[str, Any]] | None) -> list[Container]
 def failed_start(description: Mapping[str, Any]) -> FailedStart | None:
     """That container, as it was inspected; None where it runs, is not to run, never ran, or ended by itself.
 
-    One that never ran was refused to whoever made it, and the engine does not start it either.
+    One that never ran was refused to its maker, and the engine does not start it either.
     """
     state, policy = description["State"], (description["HostConfig"].get("RestartPolicy") or {}).get("Name")
     ran, error = state.get("StartedAt") or _NEVER, state.get("Error") or ""

@@ -13,9 +13,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from arpipam.claim_state import ClaimState
 from arpipam.errors import ArpipamError, LeaseError, LinkError
@@ -26,20 +25,17 @@ from launcher.agent.edges import Edges
 from launcher.agent.network.held import PENDING, READY_OWNER, Held, Role
 from launcher.agent.network.holdings import Holdings, release_leftovers
 from tests.support.leases import Clock, address
+from tests.support.machines import STEPS, run_steps
 from tests.support.memory_store import MemoryLeaseStore, Record
 from tests.support.networks import MACS, SUBNET, FakeClaim
-from tests.support.profile import count, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from arpipam.leases.lease import Lease
 
-STEPS = count("STEPS", day=1000, night=20_000)
 MANY_STEPS = 10_000
 """After so many there was a claim with each role."""
-AT_ONCE = 50
-"""Steps of one agent and those that follow it."""
 ADDRESSES = st.integers(1, 4)
 MAC = st.sampled_from(MACS[:3])
 ANY = st.integers(0, 99)
@@ -410,16 +406,7 @@ class Time(Clock):
 @pytest.mark.timeout(max(300, STEPS // 10))
 def test_no_order_of_steps_breaks_an_invariant() -> None:
     Steps.had.clear()
-    run_state_machine_as_test(
-        seed(seeded().getrandbits(32))(Steps),
-        settings=settings(
-            max_examples=max(1, STEPS // AT_ONCE),
-            stateful_step_count=AT_ONCE,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_steps(Steps)
     print(*Steps.had.most_common(), sep="\n")  # noqa: T201 - what was tried
     if STEPS >= MANY_STEPS:
         assert set(Steps.had) >= {role.name for role in Role}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
+ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file or a folder away")
+
 
 def program(path: Path, text: str) -> Path:
     path.write_text(f"#!/bin/sh\n{text}\n")
@@ -38,7 +40,7 @@ def test_a_hook_that_others_can_write_is_not_run(tmp_path: Path, mode: int) -> N
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file away")
+@ONLY_ROOT
 def test_a_hook_of_somebody_else_is_not_run(tmp_path: Path) -> None:
     hook = program(tmp_path / "hook", f"touch {tmp_path}/ran")
     os.chown(hook, 12345, 0)
@@ -49,7 +51,7 @@ def test_a_hook_of_somebody_else_is_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("linked", [False, True])
 @pytest.mark.parametrize("owner", [0, 12345])
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder away")
+@ONLY_ROOT
 def test_a_hook_in_a_folder_of_others_is_not_run(tmp_path: Path, owner: int, *, linked: bool) -> None:
     """They could put another program in its place; where it is a link, at either end."""
     shared = tmp_path / "shared"

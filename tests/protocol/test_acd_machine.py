@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,7 +20,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from arpipam.protocol import arp
@@ -45,14 +43,11 @@ from tests.support.acd import (
     reply,
     request,
 )
-from tests.support.profile import count, seeded
+from tests.support.machines import STEPS, run_steps
 
 if TYPE_CHECKING:
     from arpipam.protocol.events import Event
 
-STEPS = count("STEPS", 1000, 20_000)
-AT_ONCE = 50
-"""Steps of one example; where its machine ends, another one begins."""
 AFTER_THE_END = 2
 """Steps that a machine takes after its end: what changes nothing need not be tried for long."""
 MANY_STEPS = 4000
@@ -320,16 +315,7 @@ class Machine(RuleBasedStateMachine):
 @pytest.mark.timeout(max(300, STEPS // 10))
 def test_no_order_of_events_breaks_an_invariant() -> None:
     Machine.steps.clear()
-    run_state_machine_as_test(
-        seed(seeded().getrandbits(32))(Machine),
-        settings=settings(
-            max_examples=max(1, STEPS // AT_ONCE),
-            stateful_step_count=AT_ONCE,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_steps(Machine)
     print(*Machine.steps.most_common(), sep="\n")  # noqa: T201 - what was tried
     if STEPS >= MANY_STEPS:
         assert set(Machine.steps) == set(AcdState)

@@ -34,7 +34,7 @@ LOOK = 0.1  # s between two looks at that
 
 
 class Claiming:
-    """Claims addresses of one network; what it returns is lent, until whoever asked has it."""
+    """Claims addresses of one network; what it returns is lent, until the caller has it."""
 
     def __init__(
         self,

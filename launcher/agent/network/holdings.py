@@ -312,7 +312,7 @@ class Holdings:
         return sorted((lease for lease in known if lease.address in self._subnet), key=lambda lease: lease.changed)
 
     async def hand_out_unheld(self, lease: Lease, mac: str) -> Lease | None:
-        """Give a container's lease, of a link that is closed, to whoever starts with it; None where it has a claim."""
+        """Give a lease, of a link that is closed, to the container that starts with it; None where it has a claim."""
 
         async def hand_out() -> Lease | None:
             async with self._of_no_claim:

@@ -191,7 +191,7 @@ class Network:
         allocator.loop.follow(lambda: self._company.moved(allocator))
         self.gaps.watch(allocator)
         self._looking = asyncio.create_task(self._company.run(allocator))
-        allocator.look_again()  # whoever took an address of ours while the link was closed answers
+        allocator.look_again()  # a station that took an address of ours meanwhile answers
         self.dhcp.open(self.interface)
         self.supervisor.works(LINK)
         self._filling = asyncio.create_task(self.supervisor.run(PART, self._fill))

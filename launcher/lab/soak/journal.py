@@ -38,7 +38,7 @@ class Spell:
 
     @property
     def owners(self) -> frozenset[str]:
-        """Whoever answered, anywhere."""
+        """Every MAC that answered, anywhere."""
         return frozenset().union(*self.answers)
 
 
