@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from arpipam.lab import Lab
+from arpipam.lab.until import until
 from launcher.lab.agents import AgentOn
 from tests.support.agents import Watching, last_lines, power_cut, refused, running
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from arpipam.lab.stations import LabStation
 
 FIXED, MAC = "172.16.42.77", "02:5e:42:00:00:77"
+_AWAY = "retrying in"
+"""What the engine writes while its driver is away."""
 PROMPT = 12.0
 """Seconds in which an engine is up that waits for nothing of ours."""
 SPANNING_TREE = 20.0
@@ -96,9 +99,11 @@ def test_a_planned_reboot(agent: AgentOn, place: tuple[AgentOn, LabStation, Wire
         agent.kill(signal.SIGTERM)
         engine_of(agent).end()
     if up == "engine first":
+        log = engine_of(agent).log
+        before = log.read_text().count(_AWAY)
         starting = threading.Thread(target=engine_of(agent).start)
         starting.start()
-        time.sleep(4)  # it waits for its driver meanwhile
+        until(lambda: log.read_text().count(_AWAY) > before, "the engine's look for its driver")
         agent.start()
         starting.join()
     else:
