@@ -54,6 +54,11 @@ class News:
         own = [note for note in list(self._addresses.values()) if note.number == index]
         return tuple(note.prefix for note in sorted(own, key=lambda note: note.secondary))
 
+    def up(self, index: int) -> bool:
+        """Whether the interface is there and switched on."""
+        known = self.links.get(index)
+        return known is not None and bool(known.flags & rtnetlink.UP)
+
     def read(self) -> None:
         """Take in what has been told since."""
         with self._lock:

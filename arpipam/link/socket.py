@@ -114,6 +114,8 @@ class Link:
             return False
         self._seen = self._news.version
         self._ways.follow()
+        if not self._news.up(self.index):  # its addresses go with it: that is told by `receive`, with the true reason
+            return False
         before, self._sender = self._sender, (self.mac, self.prefixes)
         return before is not None and before != self._sender
 
@@ -320,8 +322,9 @@ class Link:
         """What an error of the socket means; `bound` is asked whether its interface is still there."""
         if error.errno in {errno.ENODEV, errno.ENXIO} or (bound is not None and not bound.getsockname()[0]):
             return netlink.gone(self.interface)
-        if error.errno == errno.ENETDOWN:
-            return netlink.down(self.interface)
+        if error.errno == errno.ENETDOWN:  # the first that a socket hears of an interface that is being removed
+            here = {link.number for link in self._news.questions.links()}
+            return (netlink.down if self.index in here else netlink.gone)(self.interface)
         if error.errno in {errno.EPERM, errno.EACCES}:
             return LinkError(f"{self.interface}: raw frames are not permitted; run as root or with CAP_NET_RAW")
         return LinkError(f"{self.interface}: {os.strerror(error.errno or 0)}; is this a plain Linux network interface?")

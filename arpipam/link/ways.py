@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from arpipam.link import rtnetlink
 from arpipam.link.forwarding import Forwarding
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from arpipam.link.news import News
     from arpipam.link.rtnetlink import LinkNote, Questions
 
-_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
+_IFF_LOOPBACK = 0x8
 _IFF_PASSES = 0x40 | 0x10000
 """IFF_RUNNING and IFF_LOWER_UP: each lags behind the other for up to a second."""
 _FORWARDING = 3
@@ -136,7 +137,7 @@ def leads_out(port: LinkNote, links: Mapping[int, LinkNote], questions: Question
         return True
     if port.space is None:
         peer = links.get(port.link)
-        return True if peer is not None and (peer.flags & _IFF_UP or peer.master) else None
+        return True if peer is not None and (peer.flags & rtnetlink.UP or peer.master) else None
     try:
         there = {link.number: link for link in questions.links(port.space)}
         addressed = {address.number for address in questions.addresses(port.space)}
@@ -153,7 +154,7 @@ def _leads_on(port: LinkNote, there: Mapping[int, LinkNote], addressed: Collecti
     upon_it = any(link.link == peer.number and link.space is None for link in there.values())
     if peer.master or peer.promiscuity or upon_it:
         return True
-    others = {link.number for link in there.values() if link.flags & _IFF_UP and not link.flags & _IFF_LOOPBACK}
+    others = {link.number for link in there.values() if link.flags & rtnetlink.UP and not link.flags & _IFF_LOOPBACK}
     return False if peer.number in addressed or not others - {peer.number} else None
 
 

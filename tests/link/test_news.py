@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arpipam.errors import UnknownError
+from arpipam.errors import LinkError, UnknownError
 from arpipam.link import news
 from arpipam.link.loop import Loop
 from arpipam.link.task import Run
@@ -55,6 +55,16 @@ def test_mac_and_addresses_are_those_of_now(here: Space) -> None:
         here.ip("link add more type veth peer name erom")
         assert not near.news()  # it is no matter of this interface, ...
         assert len(macs) == 3  # ... but it is this host
+
+
+@pytest.mark.usefixtures("wire")
+def test_a_link_that_is_removed_is_told_as_gone_not_as_another_address(here: Space) -> None:
+    with here.open("near") as near:
+        here.ip("link del near")  # its addresses leave first
+        assert not near.news()
+        assert near.prefixes == ()
+        with pytest.raises(LinkError, match="near is gone"):
+            near.receive(1)
 
 
 @pytest.mark.usefixtures("wire")
