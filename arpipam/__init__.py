@@ -86,7 +86,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Load a name's module when it is first used: scapy and pyroute2 take half a second, which --help need not wait."""
+    """Load a name's module when it is first used: --help and bad usage need none of them."""
     if name == "__version__":
         from importlib.metadata import version  # noqa: PLC0415 - takes 20 ms, which --help need not wait for
 

@@ -54,7 +54,7 @@ def make_allocator(
     progress: Callable[[str], None] | None = None,
 ) -> Allocator:
     """Return the allocator that the options describe (not yet entered). `subnet` None: the interface's own."""
-    from arpipam.allocator import Allocator  # noqa: PLC0415 - scapy takes 0.3 s; --help and bad usage need none of it
+    from arpipam.allocator import Allocator  # noqa: PLC0415 - takes 0.1 s; --help and bad usage need none of it
 
     names: dict[IPv4Address, str] = {}
     kept: list[str] = []

@@ -14,14 +14,15 @@ from pyroute2 import Ethtool, IPRoute, NetlinkError
 from arpipam.errors import LinkError
 from arpipam.fabric.observed import Kernel, ObservedLink
 from arpipam.fabric.steps import GROUP, AddLink, Address, DelLink, Replica, Route, SetLink
-from arpipam.link.netlink import dump
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from arpipam.fabric.steps import Step
 
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
+_NLM_F_DUMP_INTR = 0x10
+_DUMP_TRIES = 10
 _EVERYONE = "00:00:00:00:00:00"
 _PROTOCOL_KERNEL = 2
 """RTPROT_KERNEL (linux/rtnetlink.h): routes that follow from addresses."""
@@ -35,6 +36,15 @@ _TUNNEL_PARAMETERS = {
 }
 _ROUTE_FIELDS = ("dst_len", "proto", "scope", "type")
 _ROUTE_ATTRIBUTES = ("dst", "gateway", "priority", "prefsrc", "table")
+
+
+def dump(method: Callable[..., Any], *words: Any, **filters: Any) -> list[Any]:
+    """All that the kernel tells, again when it changed on the way: an entry can be missing then (linux/netlink.h)."""
+    for _ in range(_DUMP_TRIES):
+        messages = list(method(*words, **filters))
+        if not any(message["header"]["flags"] & _NLM_F_DUMP_INTR for message in messages):
+            break
+    return messages
 
 
 def observe() -> Kernel:

@@ -20,6 +20,7 @@ LINK_GROUP, NEIGHBOUR_GROUP, IPV4_ADDRESS_GROUP = 0x1, 0x4, 0x10
 """RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR (linux/rtnetlink.h)."""
 NEW_LINK, DEL_LINK, GET_LINK = 16, 17, 18
 NEW_ADDRESS, DEL_ADDRESS, GET_ADDRESS = 20, 21, 22
+GET_ROUTE = 26
 NEW_NEIGHBOUR, DEL_NEIGHBOUR, GET_NEIGHBOUR = 28, 29, 30
 BRIDGE = 7
 """AF_BRIDGE."""
@@ -34,6 +35,8 @@ _ATTRIBUTE = struct.Struct("=HH")
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_HOP = struct.Struct("=HBBi")
 _KIND_OF_ATTRIBUTE = 0x3FFF
 """Without NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
 _LINK_MAC, _LINK_NAME, _LINK_MTU, _LINK_LINK, _LINK_MASTER, _LINK_PROTOCOL, _LINK_INFO = 1, 3, 4, 5, 10, 12, 18
@@ -41,7 +44,8 @@ _LINK_MASK, _LINK_PROMISCUITY, _LINK_CARRIERS, _LINK_SPACE, _LINK_TARGET_SPACE =
 _INFO_KIND, _INFO_PORT, _PORT_STATE = 1, 5, 1
 _NO_STATISTICS = 8
 _ADDRESS_LOCAL, _ADDRESS_FLAGS, _ADDRESS_TARGET_SPACE, _SECONDARY = 2, 8, 10, 0x1
-_NEIGHBOUR_MAC, _NEIGHBOUR_MASTER = 2, 9
+_NEIGHBOUR_ADDRESS, _NEIGHBOUR_MAC, _NEIGHBOUR_LINK, _NEIGHBOUR_MASTER = 1, 2, 8, 9
+_ROUTE_LINK, _ROUTE_GATEWAY, _ROUTE_HOPS = 4, 5, 9
 _BUFFER = 1 << 18
 _TRIES = 10
 _PATIENCE = 5.0
@@ -98,6 +102,17 @@ class ForwardingNote(NamedTuple):
     state: int
 
 
+class NeighbourNote(NamedTuple):
+    """What the kernel knows of a station."""
+
+    number: int
+    """The link that it is on."""
+    address: int
+    mac: bytes
+    state: int
+    """NUD_* (linux/neighbour.h)."""
+
+
 class Questions:
     """A socket to ask the kernel by, from any thread; it stays in the network namespace in which it was made."""
 
@@ -128,6 +143,17 @@ class Questions:
         body = _NEIGHBOUR.pack(BRIDGE, 0, 0, 0, 0) + _attribute(_NEIGHBOUR_MASTER, struct.pack("=i", bridge))
         return [forwarding_note(message.body) for message in self._dump(GET_NEIGHBOUR, body)]
 
+    def gateways(self, link: int) -> list[int]:
+        """The IPv4 next hops, once each, of the routes over this link, which the kernel picks from all tables."""
+        body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0) + _attribute(_ROUTE_LINK, struct.pack("=i", link))
+        routes = (message.body for message in self._dump(GET_ROUTE, body))
+        return list(dict.fromkeys(gateway for route in routes for gateway in _gateways(route, link)))
+
+    def neighbours(self, link: int) -> list[NeighbourNote]:
+        """The IPv4 stations on this link that the kernel knows of."""
+        body = _NEIGHBOUR.pack(socket.AF_INET, 0, 0, 0, 0) + _attribute(_NEIGHBOUR_LINK, struct.pack("=i", link))
+        return [neighbour_note(message.body) for message in self._dump(GET_NEIGHBOUR, body)]
+
     def close(self) -> None:
         """Ask nothing more."""
         with self._lock:
@@ -148,11 +174,10 @@ class Questions:
         found: list[Message] = []
         while True:
             for message in messages(self._socket.recv(_BUFFER), self._sequence):
-                if message.kind == _DONE:
+                if message.kind in {_DONE, _ERROR}:
+                    if number := -(_number(message.body[:4]) or 0):
+                        raise OSError(number, os.strerror(number))
                     return found
-                if message.kind == _ERROR:
-                    number = -(_number(message.body[:4]) or 0)
-                    raise OSError(number, os.strerror(number))
                 found.append(message)
 
 
@@ -205,6 +230,30 @@ def forwarding_note(body: bytes) -> ForwardingNote:
     _, port, state, _, _ = _NEIGHBOUR.unpack_from(body)
     found = _attributes(body, _NEIGHBOUR.size)
     return ForwardingNote(_number(found.get(_NEIGHBOUR_MASTER)) or 0, port, found.get(_NEIGHBOUR_MAC, b""), state)
+
+
+def neighbour_note(body: bytes) -> NeighbourNote:
+    """Read the body of a message about a station."""
+    _, link, state, _, _ = _NEIGHBOUR.unpack_from(body)
+    found = _attributes(body, _NEIGHBOUR.size)
+    address = int.from_bytes(found.get(_NEIGHBOUR_ADDRESS, b""), "big")
+    return NeighbourNote(link, address, found.get(_NEIGHBOUR_MAC, b""), state)
+
+
+def _gateways(body: bytes, link: int) -> Iterator[int]:
+    """The next hops on this link of a route; one of several may be on another."""
+    found = _attributes(body, _ROUTE.size)
+    hops = found.get(_ROUTE_HOPS, b"")
+    gateways = [found.get(_ROUTE_GATEWAY)] if not hops else []
+    at = 0
+    while at + _HOP.size <= len(hops):
+        length, _, _, number = _HOP.unpack_from(hops, at)
+        if length < _HOP.size:
+            break
+        if number == link:
+            gateways.append(_attributes(hops[at : at + length], _HOP.size).get(_ROUTE_GATEWAY))
+        at += (length + 3) & ~3
+    return (int.from_bytes(gateway, "big") for gateway in gateways if gateway)
 
 
 def _attributes(data: bytes, at: int) -> dict[int, bytes]:

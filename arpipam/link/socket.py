@@ -262,7 +262,7 @@ class Link:
         if not self.is_bridge:
             return False
         until = self.now() + _PATIENCE
-        while (alone := netlink.ends_here(self.index)) is None and self.now() < until:
+        while (alone := netlink.ends_here(self.index, self._news.questions)) is None and self.now() < until:
             time.sleep(_POLL)
         return alone is True
 
@@ -292,7 +292,7 @@ class Link:
         started = open_since = self.now()
         told = False
         while True:
-            state = netlink.condition(self.index)
+            state = netlink.condition(self.index, self._news.questions)
             if state is None:
                 raise netlink.gone(self.interface)
             if not state.up:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from arpipam.link.rtnetlink import LinkNote, Questions
 
 _IFF_LOOPBACK = 0x8
-_IFF_PASSES = 0x40 | 0x10000
+PASSES = 0x40 | 0x10000
 """IFF_RUNNING and IFF_LOWER_UP: each lags behind the other for up to a second."""
 _FORWARDING = 3
 """BR_STATE_FORWARDING (linux/if_bridge.h)."""
@@ -159,7 +159,7 @@ def _leads_on(port: LinkNote, there: Mapping[int, LinkNote], addressed: Collecti
 
 
 def _passes(note: LinkNote, *, port: bool) -> bool:
-    return note.flags & _IFF_PASSES == _IFF_PASSES and (not port or note.port_state == _FORWARDING)
+    return note.flags & PASSES == PASSES and (not port or note.port_state == _FORWARDING)
 
 
 def _key(port: LinkNote) -> tuple[int, int, int | None]:

@@ -1,8 +1,7 @@
 """ARP packets and the frames that carry them (RFC 826 over Ethernet, the kinds of RFC 5227).
 
-scapy lays the frame out, once, when this module is loaded; from then on its bytes are patched and compared, since a
-sweep sends and hears tens of thousands of frames a second. The tests hold both directions against scapy, frame by
-frame.
+Bytes are patched and compared, since a sweep sends and hears tens of thousands of frames a second. The tests hold both
+directions against scapy, frame by frame; scapy_frames.py turns packets into scapy's, and back.
 
 Addresses are host-order integers and MACs are six bytes here and everywhere below the public surface.
 """
@@ -15,8 +14,6 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
-
-from scapy.layers.l2 import ARP, Ether
 
 from arpipam.errors import InputError
 
@@ -32,13 +29,10 @@ NO_MAC = b"\x00" * 6
 UNSPECIFIED = 0
 """The sender address of a probe: 0.0.0.0 (RFC 5227, 1.1)."""
 
-_LAYOUT = bytes(
-    Ether(dst="ff:ff:ff:ff:ff:ff", src="00:00:00:00:00:00") / ARP(hwsrc="00:00:00:00:00:00", psrc="0.0.0.0")  # noqa: S104 - a sender, not a bind
-)
-_HEADER = _LAYOUT[12:20]
+_HEADER = struct.pack("!HHHBB", 0x0806, 1, 0x0800, 6, 4)
 """Ethertype ARP, hardware Ethernet, protocol IPv4, six and four bytes an address: the only kind that we speak."""
 _FRAME = struct.Struct("!6s6s8sH6sI6sI")
-FRAME_LENGTH = len(_LAYOUT)
+FRAME_LENGTH = _FRAME.size
 _STAMP = struct.Struct("!4sQ")
 _STAMP_MARK = b"arpi"
 _STAMPED_LENGTH = FRAME_LENGTH + _STAMP.size
@@ -121,7 +115,7 @@ def _refuse(frame: bytes) -> Refusal:
     for end, refusal in fields:
         if len(frame) < end:
             return Refusal.SHORT
-        if frame[end - 2 : end] != _LAYOUT[end - 2 : end]:
+        if frame[end - 2 : end] != _HEADER[end - 14 : end - 12]:
             return refusal
     return Refusal.SHORT
 

@@ -110,7 +110,7 @@ def command(
 ) -> int:
     """Run a container; the return value is the exit status."""
     from launcher.engine.target import chosen  # noqa: PLC0415 - as below
-    from launcher.run.launch import Launch, RunRequest  # noqa: PLC0415 - scapy takes 0.3 s; --help and bad usage need none of it
+    from launcher.run.launch import Launch, RunRequest  # noqa: PLC0415 - takes 0.1 s; --help and bad usage need none of it
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:

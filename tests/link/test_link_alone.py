@@ -18,6 +18,8 @@ from tests.support.link_spaces import LONG, NEEDS_ROOT, Space
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from arpipam.link.rtnetlink import Questions
+
 pytestmark = NEEDS_ROOT
 _numbers = itertools.count()
 
@@ -144,8 +146,8 @@ def test_waits_for_an_engine_that_is_plugging_in_a_container(
     steps = iter([(bridge, [f"link set eth0 netns {there.name}"]), (there, ["addr add 10.7.0.2/24 dev eth0"])])
     seen = []
 
-    def look(index: int) -> bool | None:
-        seen.append(ends_here(index))
+    def look(index: int, questions: Questions) -> bool | None:
+        seen.append(ends_here(index, questions))
         return seen[-1]
 
     def engine(_: float) -> None:

@@ -60,13 +60,6 @@ def test_knows_interface_and_host(here: Space) -> None:
         assert sorted(near.neighbours) == [number("10.7.0.50"), number("10.7.0.51")]
 
 
-def test_a_dump_that_changed_on_the_way_is_asked_again() -> None:
-    changed = {"header": {"flags": netlink._NLM_F_DUMP_INTR}}
-    whole = {"header": {"flags": 0}}
-    answers = iter([[changed], [whole, changed], [whole, whole]])
-    assert netlink.dump(lambda: next(answers)) == [whole, whole]
-
-
 SUBNETS = [
     ("10.7.0.0/24", ["near"]),
     ("10.7.0.0/25", ["near"]),  # a part of its network

@@ -12,6 +12,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from arpipam.errors import InputError
 from arpipam.protocol import arp
 from arpipam.protocol.arp import ArpPacket, Refusal
+from arpipam.protocol.scapy_frames import from_scapy, to_scapy
 
 macs = st.binary(min_size=6, max_size=6)
 addresses = st.integers(0, 2**32 - 1)
@@ -51,6 +52,20 @@ def test_our_frames_are_those_of_scapy(packet: ArpPacket) -> None:
 @given(packets, st.binary(max_size=60))
 def test_a_frame_comes_back_as_its_packet_whatever_padding_follows(packet: ArpPacket, padding: bytes) -> None:
     assert arp.dissect(scapy_frame(packet) + padding) == packet._replace(since=0)
+
+
+@given(packets)
+def test_packets_become_scapys_and_come_back(packet: ArpPacket) -> None:
+    assert bytes(to_scapy(packet)) == arp.encode(packet)
+    assert from_scapy(to_scapy(packet)) == packet
+
+
+def test_what_scapy_builds_without_a_frame_of_its_own_is_read_too() -> None:
+    asked = ARP(op="who-has", hwsrc="02:00:5e:10:00:01", psrc="0.0.0.0", pdst="172.16.42.7")  # noqa: S104
+    packet = from_scapy(asked)
+    assert isinstance(packet, ArpPacket)
+    assert (packet.is_probe, packet.target_ip) == (True, 0xAC102A07)
+    assert from_scapy(Ether() / Dot1Q() / asked) is Refusal.TAGGED
 
 
 @given(packets, st.binary(max_size=60))
