@@ -17,11 +17,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from arpipam.claim import Claim
 from arpipam.claim_state import ClaimState
-from arpipam.errors import AddressInUseError, ArpipamError, InputError, PoolExhaustedError
+from arpipam.errors import (
+    AddressInUseError,
+    ArpipamError,
+    InputError,
+    LinkError,
+    PoolExhaustedError,
+    UnknownError,
+)
 from arpipam.leases.lease import QUARANTINE
 from arpipam.leases.sqlite import SqliteLeaseStore
 from arpipam.link.netlink import facts
+from arpipam.protocol.outcome import Verdict
 from launcher.agent.client.client import AgentClient
 from launcher.agent.client.connection import running
 from launcher.agent.contract import ClaimRequest
@@ -38,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-    from arpipam.claim import Claim
+    from arpipam.allocator import Allocator
     from launcher.agent.client.remote_claim import RemoteClaim
     from launcher.engine.engine import Engine
     from launcher.engine.model import DockerNetwork
@@ -80,6 +89,8 @@ class Launch:
         self._request = request
         self._docker = DockerCommand(request.engine)
         self._engine: Engine
+        self._allocator: Allocator | None = None
+        """What claims where no agent runs."""
         self._network: DockerNetwork | None = None
         self._given: dict[IPv4Address, str] = {}
         """Addresses that the engine has given away or promised, and to which container."""
@@ -156,6 +167,8 @@ class Launch:
                 self._give_up(claim, self._given[claim.address])
                 return None
             network = self._network = self._network or self._make_network(own)
+            if not self._is_held(claim):
+                return None
             self._report(claim, claim.state)
             claim.on_change(lambda state: self._report(claim, state))
             with signals_held():
@@ -184,9 +197,28 @@ class Launch:
                 ),
             )
             return partial(self._agent.claim, asked)
-        allocator = make_allocator(options, subnet=subnet, gateway=request.gateway, progress=_tell)
-        stack.enter_context(allocator)
-        return partial(allocator.claim, request.owner, request.address, options.mac)
+        self._allocator = make_allocator(options, subnet=subnet, gateway=request.gateway, progress=_tell)
+        stack.enter_context(self._allocator)
+        return partial(self._allocator.claim, request.owner, request.address, options.mac)
+
+    def _is_held(self, claim: Claim | RemoteClaim) -> bool:
+        """Whether the address is still ours alone: while the engine was asked, the link may have been out for a moment.
+
+        Raises AddressInUseError where it is the one that was asked for, UnknownError or LinkError where the link cannot
+        be trusted.
+        """
+        if claim.state is ClaimState.LINK_LOST:
+            raise LinkError(str(claim.failure))
+        holder = str(claim.conflict) if claim.state is ClaimState.CONFLICT else None
+        if holder is None and self._allocator is not None and isinstance(claim, Claim) and claim.needs_check:
+            probed = self._allocator.check(claim)
+            if probed.verdict is Verdict.UNKNOWN:
+                raise UnknownError(probed.reason)
+            holder = None if probed.verdict is Verdict.FREE else f"the station {probed.mac}"
+        if holder is not None:
+            claim.release()
+            self._go_on(f"{holder} has taken {claim.address} meanwhile")
+        return holder is None
 
     def _subnet(self, own: IPv4Interface | None) -> IPv4Network:
         """The subnet of the container, in which what the user asked for must lie."""
@@ -285,7 +317,10 @@ class Launch:
     def _give_up(self, claim: Claim | RemoteClaim, holder: str) -> None:
         """The engine has the address in use; nobody else may have it, but it is not ours to wait for either."""
         claim.release(quarantine=0.0)
-        text = f"the engine has given {claim.address} to {holder} meanwhile"
+        self._go_on(f"the engine has given {claim.address} to {holder} meanwhile")
+
+    def _go_on(self, text: str) -> None:
+        """Another address will do, unless it is the one that was asked for."""
         if self._request.address is not None:
             raise AddressInUseError(f"{text}; take another")
         _tell(f"{text}; going on to the next")
