@@ -33,7 +33,8 @@ NOTES = """\
   is no conflict: *a station asks for it*, and while the address is ours it is answered (2.3).
 - *free* is not reserved: the caller claims the address at once, or lets it go.
 - *announcing*: ANNOUNCE_NUM announcements, ANNOUNCE_INTERVAL apart (2.3). The address is answered for from the
-  first one on.
+  first one on. That one is said as a reply to everybody too: a station that asked before, and so got no answer, may
+  listen for replies alone, as `busybox udhcpc -a` does for 2 s after its only question.
 - *guarding*: the owner, for example a container, answers for the address itself (*its owner answers*), under the MAC
   that we announced; when it is gone we answer again. *Ours since before*: the claim of a process that ended.
 """

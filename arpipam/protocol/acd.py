@@ -257,7 +257,7 @@ class Acd:
     def claim(self) -> None:
         """Take the free address: announce it now, and answer for it from this moment (2.3)."""
         self._step(Input.CLAIM)
-        self._announce()
+        self._announce(first=True)
 
     def announce(self) -> None:
         """Announce ANNOUNCE_NUM times more, for example because the owner is up now; once where we guard it."""
@@ -273,7 +273,7 @@ class Acd:
     def adopt(self) -> None:
         """The address was ours before, under another process: announce it, and answer for it from this moment."""
         self._step(Input.ADOPT)
-        self._announce()
+        self._announce(first=True)
 
     def guard(self) -> None:
         """Its owner answers for itself: only watch for others from now on."""
@@ -292,8 +292,7 @@ class Acd:
         self._step(Input.ANNOUNCE_DUE)
         self._former = {*self._former, self.mac} - {mac}
         self.mac = mac
-        self.outbox.clear()
-        self._defence_waits = False
+        self._silence()
         self._announcements = 0
         if self.state is AcdState.GUARDING:
             self._announce_once(Announced())
@@ -340,18 +339,14 @@ class Acd:
     def _asked(self, packet: ArpPacket) -> None:
         """A station asks for the address, by a probe or by an ordinary request."""
         local = packet.sender_mac in self._local_macs
-        if self.state is AcdState.GUARDING:
-            self._step(Input.ASKED)
-        elif self.state in _ANSWERING:
-            self._step(Input.ASKED)
-            # To our own kernel it would leave by the wrong side; a flood of questions must not become one of answers.
-            if not local and len(self.outbox) < MOST_REPLIES:
-                self.outbox.put(arp.reply(self.mac, packet))
-        elif packet.is_rival and not local:
+        if self.state in _SEEKING and packet.is_rival and not local:
             self._stop(Input.RIVAL)
             self._emit(Contended(packet.sender_mac))
-        else:
-            self._step(Input.ASKED)
+            return
+        self._step(Input.ASKED)
+        # To our own kernel it would leave by the wrong side; a flood of questions must not become one of answers.
+        if self.state in _ANSWERING and not local and len(self.outbox) < MOST_REPLIES:
+            self.outbox.put(arp.reply(self.mac, packet))
 
     def _round(self, now: float) -> None:
         """Ask; the round counts once its last frame has left."""
@@ -376,9 +371,15 @@ class Acd:
         else:
             self.deadline = now  # ANNOUNCE_WAIT counts from the last round
 
-    def _announce(self) -> None:
+    def _announce(self, *, first: bool = False) -> None:
+        """Announce it. `first`: we did not answer before. Who asked then is told by a reply, and may hear nothing else.
+
+        So does `busybox udhcpc -a`, for 2 s after its only question; a quick search begins and ends within them.
+        """
         self.deadline = None
         self.outbox.put(arp.announcement(self.mac, self.address, self.since), self._announced)
+        if first:
+            self.outbox.put(arp.reply_to_all(self.mac, self.address, self.since))
 
     def _announce_once(self, event: Event) -> None:
         def sent(now: float) -> None:

@@ -143,6 +143,14 @@ def reply(mac: bytes, asked: ArpPacket) -> bytes:
     return encode(ArpPacket(REPLY, mac, asked.target_ip, asked.sender_mac, asked.sender_ip, mac, asked.sender_mac))
 
 
+def reply_to_all(mac: bytes, address: int, since: int = 0) -> bytes:
+    """The answer to everybody who may have asked for the address; `since`: see ArpPacket.
+
+    Its target MAC is that of the frame, as switches that inspect ARP want it.
+    """
+    return encode(ArpPacket(REPLY, mac, address, BROADCAST, address, mac, BROADCAST, since))
+
+
 def mac_text(mac: bytes) -> str:
     """Six bytes as aa:bb:cc:dd:ee:ff."""
     return mac.hex(":")

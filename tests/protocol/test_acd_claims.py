@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arpipam.protocol import arp
-from arpipam.protocol.acd import AcdState, IllegalTransition
+from arpipam.protocol.acd import Acd, AcdState, IllegalTransition
 from arpipam.protocol.arp import ArpPacket
 from arpipam.protocol.events import Conflict
 from arpipam.protocol.policy import FIRST_RELEASE, Decision, Policy
@@ -50,6 +50,57 @@ def ended(state: AcdState) -> Bench:
         bench.hear(probe(OTHER) if state is AcdState.CONTENDED else announcement(OTHER))
     assert bench.acd.state is state
     return bench
+
+
+# Said as a reply too.
+
+
+def to_all(mac: bytes, since: int = 0) -> ArpPacket:
+    """A reply to everybody."""
+    return ArpPacket(arp.REPLY, mac, ADDRESS, arp.BROADCAST, ADDRESS, mac, arp.BROADCAST, since)
+
+
+@pytest.mark.parametrize("begin", [Acd.claim, Acd.adopt])
+def test_who_asked_before_we_answered_is_told_once_by_a_reply_right_behind_the_announcement(
+    begin: Callable[[Acd], None],
+) -> None:
+    bench = at(AcdState.FREE if begin is Acd.claim else AcdState.WAITING, since=EARLIER)
+    sent = len(bench.sent)
+    begin(bench.acd)
+    bench.until(AcdState.DEFENDING)
+    told = announcement(MINE, EARLIER)
+    assert [packet for _, packet in bench.sent[sent:]] == [told, to_all(MINE, EARLIER), told]
+    assert bench.sent[sent][0] == bench.sent[sent + 1][0]
+
+
+@pytest.mark.parametrize("again", [Acd.announce, lambda acd: acd.change_mac(THIRD)])
+@pytest.mark.parametrize("state", HOLDING)
+def test_what_we_answer_for_already_is_announced_by_requests_alone(
+    state: AcdState, again: Callable[[Acd], None]
+) -> None:
+    bench = at(state)
+    sent = len(bench.sent)
+    again(bench.acd)
+    bench.run(bench.now + 1000)
+    assert {packet.operation for _, packet in bench.sent[sent:]} == {arp.REQUEST}
+
+
+@given(st.floats(-1.99, 1.99))
+def test_a_station_that_asks_once_and_hears_replies_alone_for_2_s_is_told(asked: float) -> None:
+    """Whether it asks before the claim, unheard by a search that began later, or after it."""
+    bench = at(AcdState.FREE)
+    claimed, sent = bench.now, len(bench.sent)
+    bench.acd.claim()
+    bench.flush()
+    if asked >= 0:
+        bench.run(claimed + asked)
+        bench.hear(probe(OTHER))
+    replies = [
+        when
+        for when, packet in bench.sent[sent:]
+        if packet.operation == arp.REPLY and packet.destination in {OTHER, arp.BROADCAST}
+    ]
+    assert any(claimed + asked <= when < claimed + asked + 2 for when in replies)
 
 
 # Adopted.

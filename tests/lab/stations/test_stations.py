@@ -35,6 +35,9 @@ def test_no_station_is_harmed_and_no_address_has_two_owners(lab: Lab, kind: Kind
     with Meeting(lab, kind, TRIES, agents=NIGHT or kind.name in WITH_AGENTS) as meeting:
         meeting.run()
         ours, theirs, asked = meeting.ours(), meeting.theirs(), meeting.owners()
+        twice = [address for address, macs in asked.items() if len(macs) > 1]
+        # To be seen with -s.
+        print(f"\n{kind}: {TRIES} tries in each order, lost: {meeting.lost()}, two owners: {twice}")  # noqa: T201
         assert not meeting.lost()
         # Those that were there first keep what they have, whatever is asked of them.
         first = meeting.taken()
