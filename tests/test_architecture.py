@@ -1,4 +1,4 @@
-"""The rooms of the house: who may import whom. The text beside it is docs/architecture.md.
+"""The layers: which package may import which. The text beside it is docs/architecture.md.
 
 Every import counts, also one inside a function or under TYPE_CHECKING: a reader follows it either way.
 """
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 TREES = ("arpipam", "launcher", "bench", "tests")
 LONGEST_FILE = 430  # lines: what a reader takes in at one sitting
 
-FLOORS = (  # from the ground up; a module belongs to the room with the longest name that fits it
+LAYERS = (  # from the lowest up; a module belongs to the package with the longest name that fits it
     "arpipam.errors",
     "arpipam.protocol arpipam.leases arpipam.link",
     "arpipam",  # its face: allocator, aio, claim, options, results
@@ -37,12 +37,12 @@ FLOORS = (  # from the ground up; a module belongs to the room with the longest 
     "bench",
     "tests",
 )
-"""A module imports from its own room and from lower floors. Rooms on one floor stay apart."""
+"""A module imports from its own package and from lower layers. Packages on one layer stay apart."""
 
-BETWEEN_ROOMS = {
+EXCEPTIONS = {
     "arpipam.link": {"arpipam.protocol.arp", "arpipam.protocol.interest"},
 }
-"""The exceptions on one floor: the link reads packets, and asks the predicate which of them anybody wants."""
+"""The exceptions on one layer: the link reads packets, and asks the predicate which of them anybody wants."""
 
 
 def modules() -> dict[str, Path]:
@@ -73,16 +73,16 @@ def imports(path: Path) -> set[str]:
 
 IMPORTS = {module: imports(path) for module, path in MODULES.items()}
 OURS = {module: imported & MODULES.keys() for module, imported in IMPORTS.items()}
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
+LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages.split()}
 
 
-def room_of(module: str) -> str:
-    return max((room for room in FLOOR if f"{module}.".startswith(f"{room}.")), key=len)
+def package_of(module: str) -> str:
+    return max((one for one in LAYER if f"{module}.".startswith(f"{one}.")), key=len)
 
 
 def is_allowed(module: str, imported: str) -> bool:
-    own, other = room_of(module), room_of(imported)
-    return own == other or FLOOR[other] < FLOOR[own] or imported in BETWEEN_ROOMS.get(own, ())
+    own, other = package_of(module), package_of(imported)
+    return own == other or LAYER[other] < LAYER[own] or imported in EXCEPTIONS.get(own, ())
 
 
 def wrong_ways() -> set[tuple[str, str]]:
@@ -120,8 +120,8 @@ def test_no_file_is_too_long() -> None:
     assert not sorted(f"{n}: {lines}" for n, lines in lengths.items() if lines > LONGEST_FILE)
 
 
-def test_every_room_is_there() -> None:
-    assert {room for room in FLOOR if room != "tests"} <= MODULES.keys()
+def test_every_package_is_there() -> None:
+    assert {package for package in LAYER if package != "tests"} <= MODULES.keys()
 
 
 LEASE_WRITERS = re.compile(r"\b_?(?:store|leases)\.(?:reserve|record|hand_out|set_owner|release|bind|forget|reap)\(")
