@@ -92,10 +92,10 @@ def _age(item: pytest.Item) -> str:
 
 
 def _shares(item: pytest.Item) -> bool:
-    """Whether it uses a fixture of ours that lasts longer than a test."""
+    """Whether it uses a fixture of ours that lasts longer than a test; an engine's version alone is quickly there."""
     definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - not in pytest's types
     ours = (last[-1] for last in definitions if last[-1].baseid.startswith("tests"))
-    return any(definition.scope != "function" for definition in ours)
+    return any(definition.scope != "function" and definition.argname != "engine_age" for definition in ours)
 
 
 # The lease store.

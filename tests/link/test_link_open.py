@@ -194,8 +194,9 @@ def test_what_the_caller_makes_of_the_progress_hinders_nothing(here: Space, capl
     def fails(_: str) -> None:
         raise BrokenPipeError
 
-    here.ip("link set br0 type bridge forward_delay 200 stp_state 1", "link set near down", "link set near up")
-    here.open("br0", progress=fails).close()
+    here.ip("link set br0 type bridge stp_state 1", "link set near down", "link set near up")
+    with pytest.raises(LinkError, match="has held port near for 1 s"):
+        here.open("br0", progress=fails, stp_timeout=1.0)
     assert "told of the progress" in caplog.text
 
 

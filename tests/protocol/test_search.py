@@ -21,7 +21,7 @@ from tests.support.search import FIRST, NET, RACE, WITNESS, World, mac, paramete
 if TYPE_CHECKING:
     from arpipam.protocol.arp import ArpPacket
 
-RACES = count("RACES", day=200, night=1000)
+RACES = count("RACES", day=80, night=1000)
 USED = count("USED", day=2000, night=10_000)
 """Searches where each address is used, for each loss."""
 
