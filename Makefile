@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
+WORKERS ?= $(shell echo $$(($$(nproc) + 2)))
 # What tests write goes to memory, where there is enough: to wait for a disk tells nothing.
 MEMORY := $(shell [ "$$(df --output=avail -BG /dev/shm 2>/dev/null | tr -dc 0-9)" -ge 4 ] 2>/dev/null && \
   echo env TMPDIR=/dev/shm ARPIPAM_LAB=/dev/shm/arpipam-lab)
@@ -32,8 +32,9 @@ units: install
 	$(PYTEST) --ignore tests/lab -n $(WORKERS)
 
 # All tests but those of `make test-vm`; those that measure times run alone afterwards. Most of the time of a lab is
-# waiting, for Docker and for RFC 5227's own times: with one worker more than processors, these have something to do
-# meanwhile, and an engine that starts has enough of them. ARPIPAM_TESTS=night runs the long tests at full length.
+# waiting, for Docker and for RFC 5227's own times: with two workers more than processors, these have something to do
+# meanwhile, and an engine that starts has enough of them. By day some tests have fewer turns and only a part of their
+# combinations; ARPIPAM_TESTS=night runs all of them at full length (tests/support/profile.py).
 test: install
 	@.ci/engine-26 || true
 	$(PYTEST) -n $(WORKERS) -m "not timing"
@@ -67,7 +68,7 @@ soak: install
 	$(BIN)/python -m launcher.lab.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(SOAK)
 
 # Ten scenarios beside their peers: bench-out/report.md, results.json and plots. `make bench BENCH=…`
-# takes names of scenarios, --quick (three minutes) and --out.
+# takes names of scenarios, --quick (two minutes) and --out.
 bench: install
 	@.ci/packages arp-scan avahi-autoipd dhcpcd-base gcc libc6-dev || true
 	$(BIN)/python -m bench $(BENCH)

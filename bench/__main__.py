@@ -25,7 +25,7 @@ _SEED = 5227
 
 @click.command()
 @click.argument("names", metavar="[SCENARIO]...", nargs=-1, type=click.Choice(list(SCENARIOS)))
-@click.option("--quick", is_flag=True, help="Few samples and few cases: three minutes in all.")
+@click.option("--quick", is_flag=True, help="Few samples and few cases: two minutes in all.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -40,7 +40,7 @@ REQUEST, CONFLICT, COST = "address requested", "conflict made", "standing by"
 OURS, FLOOR = "arpipam", "floor (an HTTP server that knows the answer)"
 LEASES, RATE = 10_000, 10_000
 LEASED = int(IPv4Address("10.50.64.0"))
-WATCHED, WATCHED_QUICK = 5.0, 2.0
+WATCHED, WATCHED_QUICK = 5.0, 1.0
 """Seconds over which the processor's time is taken."""
 AIM, AIM_P99 = 0.002, 0.010
 MOST_PATIENCE = 120.0
@@ -105,15 +105,15 @@ class Agent(Scenario[World]):
             "no peer keeps proven addresses ready, or notices that a container's address is used by another, so only "
             "the floor stands beside the agent."
         )
-        self.leases = 300 if quick else LEASES
+        self.leases = 100 if quick else LEASES
         self.watched = WATCHED_QUICK if quick else WATCHED
 
     def cases(self) -> Iterable[Case]:
         """Clients, a conflict, many leases, a busy link."""
         for clients in (1, 4) if self.quick else (1, 4, 16, 64):
-            turns = max(2, 5 // clients) if self.quick else max(3, 60 // clients)
+            turns = max(1, 3 // clients) if self.quick else max(3, 60 // clients)
             yield Case({"what": REQUEST, "clients": clients}, turns)
-        yield Case({"what": CONFLICT}, 2 if self.quick else 11, {FLOOR: 0})
+        yield Case({"what": CONFLICT}, 1 if self.quick else 11, {FLOOR: 0})
         for rate in (0, RATE):
             yield Case({"what": COST, "leases": self.leases, "frames/s": rate}, 1 if self.quick else 3, {FLOOR: 0})
 

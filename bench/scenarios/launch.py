@@ -58,7 +58,7 @@ class StartLatency(Scenario[World]):
 
     def cases(self) -> Iterable[Case]:
         """All in turn."""
-        yield Case({"container": "busybox"}, 2 if self.quick else 15)
+        yield Case({"container": "busybox"}, 1 if self.quick else 15)
 
     @contextmanager
     def world(self) -> Iterator[World]:

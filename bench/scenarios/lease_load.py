@@ -63,7 +63,7 @@ class LeaseLoad(Scenario[World]):
 
     def cases(self) -> Iterable[Case]:
         """One after the other."""
-        yield Case({"address": "claimed"}, 2 if self.quick else 5)
+        yield Case({"address": "claimed"}, 1 if self.quick else 5)
 
     @contextmanager
     def world(self) -> Iterator[World]:

@@ -15,7 +15,7 @@ from tests.support.search import FIRST, NET, ByHand, World, mac
 from tests.support.verdicts import FIRST as WANTED
 from tests.support.verdicts import SECOND, STATION, Desk
 
-TRIES = count("HARM", day=200, night=2000)
+TRIES = count("HARM", day=100, night=2000)
 LAST = NET + 255
 
 

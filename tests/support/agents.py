@@ -201,6 +201,11 @@ def agent_on(host: Host, *words: str, **settings: Any) -> Iterator[AgentOn]:
         finally:
             agent.clear()
             host.docker("network", "rm", NETWORK)
+    forget(agent)
+
+
+def forget(agent: AgentOn) -> None:
+    """Remove what an agent that has ended wrote."""
     agent.log.unlink()
     for path in agent.state_dir.iterdir():
         if not path.name.startswith("fabric-"):  # what the host's own fabric remembers
@@ -229,10 +234,10 @@ def two_hosts(lab: Lab, prefix: int, addresses: Sequence[str]) -> tuple[list[Hos
 
 
 @contextmanager
-def agents_on(hosts: Sequence[Host], *words: str, quarantine: int = 60) -> Iterator[list[AgentOn]]:
+def agents_on(hosts: Sequence[Host], *words: str, **settings: Any) -> Iterator[list[AgentOn]]:
     """An agent and its network on each of the hosts; nothing is left of them."""
     with ExitStack() as stack:
-        yield [stack.enter_context(agent_on(host, *words, agent={"quarantine": quarantine})) for host in hosts]
+        yield [stack.enter_context(agent_on(host, *words, **settings)) for host in hosts]
 
 
 @contextmanager

@@ -20,7 +20,12 @@ _AGES = (pytest.param("", id="engine"), pytest.param(NEWER, id=f"engine {NEWER}"
 
 
 def ages(test: pytest.Function, place: str) -> Sequence[object]:
-    """This machine's own engine, and the newer one for tests that are marked so; at night for all of them."""
-    engine = place.startswith(("agent/", "run/")) or test.get_closest_marker("engine") is not None
+    """This machine's own engine, and the newer one for tests that are marked so; at night for all of them.
+
+    The own one is named for the others as well: what a file shares would be made anew between a test with a name and
+    one without.
+    """
+    if not place.startswith(("agent/", "run/")) and test.get_closest_marker("engine") is None:
+        return ()
     both = test.get_closest_marker("both_engines") or (NIGHT and not test.get_closest_marker("own_engine"))
-    return _AGES if engine and both else ()
+    return _AGES if both else _AGES[:1]

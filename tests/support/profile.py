@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 NIGHT = os.environ.get("ARPIPAM_TESTS") == "night"
 
-EXAMPLES = 1000 if NIGHT else 100
+EXAMPLES = 1000 if NIGHT else 60
 """Of each property."""
 
 

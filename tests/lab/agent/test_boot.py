@@ -31,6 +31,8 @@ PROMPT = 12.0
 """Seconds in which an engine is up that waits for nothing of ours."""
 LATE = {"cable": 12.0, "spanning tree": 20.0} if NIGHT else {"cable": 8.0, "spanning tree": 8.0}
 """Seconds after which the link comes: the engine has asked for addresses long before."""
+COMPARE = 2.0
+"""Seconds between two looks at the engine: leases of containers that did not come up again end by them."""
 PATIENCE = 90.0
 
 
@@ -42,7 +44,7 @@ def place() -> Iterator[tuple[AgentOn, LabStation, Wire]]:
         host = lab.host("host", wire, "172.16.42.1/24", bridge="lan0", engine=True)
         lab.start()
         station = lab.station("printer", wire, "172.16.42.3/24")
-        with AgentOn(host, fabric=False, ready=2) as agent:
+        with AgentOn(host, fabric=False, agent={"compare": COMPARE}, ready=2) as agent:
             agent.make_network()
             yield agent, station, wire
 

@@ -3,29 +3,55 @@
 from __future__ import annotations
 
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher.lab.agents import AgentOn
+from arpipam.lab import Lab
+from launcher.lab.agents import NETWORK, AgentOn
 from tests.support import fabrics
-from tests.support.agents import refused
+from tests.support.agents import forget, refused, visiting
 from tests.support.fabrics import ARPIPAM
 
 if TYPE_CHECKING:
-    from arpipam.lab import Lab
+    from collections.abc import Iterator
+
+    from arpipam.lab import Host, Wire
 
 WITNESS = "172.16.42.9"
 
 
-@pytest.mark.parametrize("by", ["environment", "words"])
-def test_nothing_is_handed_out_while_a_host_of_the_named_fabric_is_silent(lab: Lab, by: str) -> None:
-    """Though a station near by answers, and though the agent's own file names no fabric."""
-    wire, hosts = fabrics.declare(lab, 2, engine=True, bridge="lan0")
-    fabrics.stations_on(lab, hosts)
-    host = hosts[0]
+@pytest.fixture(scope="module")
+def place() -> Iterator[tuple[Lab, Wire, list[Host]]]:
+    """Two hosts of a fabric, and a station on each."""
+    with Lab() as lab:
+        wire, hosts = fabrics.declare(lab, 2, engine=True, bridge="lan0")
+        fabrics.stations_on(lab, hosts)
+        yield lab, wire, hosts
+
+
+@contextmanager
+def agent_of(host: Host) -> Iterator[AgentOn]:
+    """An agent to be started, whose own file names no fabric; nothing is left of it and its network."""
     agent = AgentOn(host, fabric=False, ready=0)
     try:
+        yield agent
+        agent.clear()
+        host.docker("network", "rm", NETWORK)
+    finally:
+        agent.kill(signal.SIGTERM)
+    forget(agent)
+
+
+@pytest.mark.parametrize("by", ["environment", "words"])
+def test_nothing_is_handed_out_while_a_host_of_the_named_fabric_is_silent(
+    place: tuple[Lab, Wire, list[Host]], by: str
+) -> None:
+    """Though a station near by answers, and though the agent's own file names no fabric."""
+    _, wire, hosts = place
+    host = hosts[0]
+    with agent_of(host) as agent:
         if by == "words":
             agent.start("--fabric", str(host.fabric_file), "--host", host.name)
         else:
@@ -44,17 +70,11 @@ def test_nothing_is_handed_out_while_a_host_of_the_named_fabric_is_silent(lab: L
         wire.heal()
         agent.wait(lambda: not agent.client.status().networks[0].silent)
         agent.run("after")
-    finally:
-        agent.kill(signal.SIGTERM)
 
 
-def test_nothing_is_handed_out_while_a_named_witness_is_silent(lab: Lab) -> None:
-    wire = lab.wire()
-    host = lab.host("host", wire, "172.16.42.1/24", bridge="lan0", engine=True)
-    lab.start()
-    lab.station("printer", wire, "172.16.42.3/24")
-    agent = AgentOn(host, fabric=False, ready=0)
-    try:
+def test_nothing_is_handed_out_while_a_named_witness_is_silent(place: tuple[Lab, Wire, list[Host]]) -> None:
+    lab, _, [host, _] = place
+    with agent_of(host) as agent:
         agent.start("--witness", "10.9.9.9", ARPIPAM_WITNESS=WITNESS)  # the word comes before the environment
         agent.make_network()
         agent.run("one")
@@ -65,11 +85,9 @@ def test_nothing_is_handed_out_while_a_named_witness_is_silent(lab: Lab) -> None
         assert agent.client.status().fabric == f"witnesses 10.9.9.9, {WITNESS}"
         agent.make_network()
         assert f"no answer from {WITNESS}" in refused(agent, "run", "-d", "--network", "lan", "busybox", "true")
-        lab.station("witness", wire, f"{WITNESS}/24")
-        agent.wait(lambda: not agent.client.status().networks[0].silent)
-        agent.run("two")
-    finally:
-        agent.kill(signal.SIGTERM)
+        with visiting(lab, "witness", host, f"{WITNESS}/24"):
+            agent.wait(lambda: not agent.client.status().networks[0].silent)
+            agent.run("two")
 
 
 def test_a_named_fabric_file_that_is_missing_or_wrong_ends_the_agent_in_one_line(lab: Lab) -> None:

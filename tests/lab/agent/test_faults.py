@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from arpipam.lab.stations import LabStation
     from launcher.agent.contract import LeaseView
 
-AGENT_KILLS = count("AGENT_KILLS", day=6, night=50)
+AGENT_KILLS = count("AGENT_KILLS", day=4, night=50)
 ENGINE_KILLS = count("ENGINE_KILLS", day=2, night=10)
 QUARANTINE = 2
 PATIENCE = 100.0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from launcher.lab.agents import AgentOn
+from tests.support.profile import count
 from tests.support.until import LONG
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from arpipam.lab import Lab
 
-TRIES = 60
+TRIES = count("HANGUPS", day=30, night=60)
 """Requests, each cut off a little later than the one before: from at once until after the answer."""
 LONGER = 1.3
 """The last cut comes after so many times the duration of a whole request."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from arpipam.lab import Lab
 from arpipam.protocol import arp
 from launcher.engine.engine import Engine
 from tests.support.agents import Watching, agent_on
+from tests.support.profile import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
     from arpipam.lab.stations import LabStation
     from launcher.lab.agents import AgentOn
 
-MOVED = 32
-"""As many as the agent has threads for what waits: before, so many moves left none for the engine's requests."""
-
-
+MOVED = count("MOVED", day=12, night=32)
+"""By night as many as the agent has threads for what waits: before, that left none for the engine's requests. By day
+many more than move at one time.
+"""
+AT_ONCE = 4
+"""So many of them are started side by side."""
 PRINTER = "172.16.42.3"
 
 
@@ -106,8 +110,8 @@ def test_health_checks_are_no_news_of_an_engine(place: tuple[Host, LabStation]) 
 def test_many_containers_move_at_once_while_others_start(place: tuple[Host, LabStation]) -> None:
     host, printer = place
     with agent_on(host, policy="move", ready=0, timing="lan") as agent, Watching(agent) as watching:
-        for number in range(MOVED):
-            agent.run(f"web{number}")
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(agent.run, [f"web{number}" for number in range(MOVED)]))
         addresses = {f"web{number}": agent.address(f"web{number}") for number in range(MOVED)}
         printer.namespace.ip([f"addr add {address}/24 dev eth0" for address in addresses.values()])
         mac = arp.mac_bytes(printer.mac)

@@ -26,6 +26,7 @@ from tests.support.agents import (
     visiting,
 )
 from tests.support.fabrics import ARPIPAM, edit
+from tests.support.profile import by_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,18 +115,12 @@ def run_out(agent: AgentOn) -> tuple[list[str], str]:
     raise AssertionError
 
 
+@pytest.mark.parametrize("count", by_day((2, 3), 3))
 def test_each_of_two_parts_hands_out_what_was_ready_and_then_names_the_silent_hosts(
-    pair: Place, capsys: pytest.CaptureFixture[str]
+    lab: Lab, capsys: pytest.CaptureFixture[str], count: int
 ) -> None:
-    """A host that is declared absent stops nobody."""
-    falls_apart(pair, capsys)
-
-
-def test_two_hosts_against_one_do_the_same(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    falls_apart(place(lab, 3), capsys)
-
-
-def falls_apart(there: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """One host against the others. A host that is declared absent stops nobody."""
+    there = place(lab, count)
     wire = there.wire
     with whole(there) as agents:
         alone = agents[-1]
@@ -197,7 +192,7 @@ def both_claim(wire: Wire, agents: Sequence[AgentOn]) -> None:
     wait_state(agents, "partitioned")
 
 
-@pytest.mark.parametrize("policy", ["defend", "report", "move"])
+@pytest.mark.parametrize("policy", by_day(("defend", "report", "move"), "defend", "move"))
 def test_of_two_claims_that_meet_after_a_cut_both_hosts_keep_the_older(
     pair: Place, capsys: pytest.CaptureFixture[str], policy: str
 ) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from arpipam.lab.stations import LabStation
     from launcher.agent.contract import LeaseView
 
-QUARANTINE = 2
+QUARANTINE, COMPARE = 2, 2
 PATIENCE = 100.0
 GATEWAY, ASIDE, FIXED = "172.16.42.1", "172.16.42.99", "172.16.42.77"
 READY = 2
@@ -41,7 +41,7 @@ def place(engine_age: str) -> Iterator[tuple[AgentOn, LabStation, Wire]]:
         lab.host("other", wire, "172.16.42.2/24", bridge="lan0")
         lab.start()
         station = lab.station("foreign", wire, "172.16.42.3/24")
-        with AgentOn(host, agent={"quarantine": QUARANTINE}, ready=READY) as agent:
+        with AgentOn(host, agent={"quarantine": QUARANTINE, "compare": COMPARE}, ready=READY) as agent:
             agent.make_network("--gateway", GATEWAY, "--aux-address", f"a={ASIDE}")
             yield agent, station, wire
 
@@ -144,9 +144,13 @@ def test_what_happened_while_the_agent_was_away_is_made_good(agent: AgentOn, sta
 
 @pytest.mark.slow
 def test_the_engine_comes_up_before_the_agent(agent: AgentOn, station: LabStation) -> None:
-    """It waits for the agent, then goes on without; no pool is asked for again when the agent comes."""
-    agent.run("fixed", "--ip", FIXED)
+    """It waits for the agent, then goes on without; no pool is asked for again when the agent comes.
+
+    For each container that ran it waits once more.
+    """
     agent.run("plain")
+    agent.host.docker("stop", "-t", "0", "plain")
+    agent.run("fixed", "--ip", FIXED)
     engine_of(agent).end(signal.SIGKILL)
     agent.kill()
     engine_of(agent).start()

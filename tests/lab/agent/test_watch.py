@@ -27,6 +27,7 @@ from launcher.lab.agents import AgentOn
 from tests.support import fabrics
 from tests.support.agents import Watching, agent_on, last_lines, running, visiting
 from tests.support.fabrics import ARPIPAM
+from tests.support.until import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,8 +103,8 @@ def take_by_hand(station: LabStation, address: str) -> None:
 
 def insist(station: LabStation, address: str, seconds: float, capture: Capture) -> None:
     """It goes on saying that the address is its own; what is captured meanwhile gets its time."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         station.send([arp.announcement(arp.mac_bytes(station.mac), as_number(address))])
         pause = time.monotonic() + 0.5
         while time.monotonic() < pause:
@@ -271,7 +272,7 @@ def test_a_flood_of_made_up_stations_is_bounded_in_memory_and_stops_nobody(
         for first in range(as_number("172.17.0.0"), as_number("172.17.0.0") + 2 * LIMIT, LIMIT):
             senders = range(first, first + LIMIT)
             liar.send([arp.announcement((0x02 << 40 | number).to_bytes(6), number) for number in senders])
-        agent.wait(lambda: len(agent.client.stations()) == LIMIT)
+        until(lambda: len(agent.client.stations()) == LIMIT, "all that it may remember", pause=0.5)  # it lists them all
         after = resident(agent)
         with claim(agent, subnet=large) as one:
             assert one.address < IPv4Address("172.17.0.0")

@@ -20,7 +20,7 @@ from tests.support.until import until
 if TYPE_CHECKING:
     from arpipam.lab import Host, Lab
 
-POINTS = count("POINTS", day=12, night=40)
+POINTS = count("POINTS", day=6, night=40)
 """At which each of them is killed."""
 
 

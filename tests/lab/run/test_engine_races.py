@@ -15,6 +15,7 @@ import pytest
 from arpipam.leases.lease import LeaseState
 from arpipam.protocol import arp
 from tests.support.launchers import FIRST, FOREVER, SECOND, SHOW, Launcher
+from tests.support.profile import by_day
 from tests.support.until import until
 
 if TYPE_CHECKING:
@@ -99,14 +100,18 @@ STAGES: dict[str, Callable[[Launcher], Any]] = {
     "running": lambda launcher: launcher.docker("ps", "-q"),
     "bound": lambda launcher: launcher.docker("ps", "-q") and launcher.leases(LeaseState.BOUND),
 }
+VICTIMS = ("launcher", "docker too")
 
 
-@pytest.mark.parametrize("all_of_it", [False, True], ids=["launcher", "docker too"])
-@pytest.mark.parametrize("stage", STAGES)
-def test_killed_at_any_point_no_address_is_held_by_two(stage: str, all_of_it: bool, launcher: Launcher) -> None:  # noqa: FBT001 - a case
+KILLS = [(stage, victim) for stage in STAGES for victim in VICTIMS]
+KILLS_BY_DAY = [(stage, VICTIMS[turn % 2]) for turn, stage in enumerate(STAGES)]
+
+
+@pytest.mark.parametrize(("stage", "victim"), by_day(KILLS, *KILLS_BY_DAY))
+def test_killed_at_any_point_no_address_is_held_by_two(stage: str, victim: str, launcher: Launcher) -> None:
     process = launcher.spawn("--name", "killed", *FOREVER)
     until(lambda: STAGES[stage](launcher))
-    if all_of_it:
+    if victim == "docker too":
         os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()

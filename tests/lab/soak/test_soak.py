@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SEEDS = (1, 2, 3) if NIGHT else (1,)
-MINUTES = "2" if NIGHT else "0.5"
+MINUTES = "2" if NIGHT else "0.35"
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
