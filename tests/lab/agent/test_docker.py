@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from arpipam.lab.stations import LabStation
 
-QUARANTINE, COMPARE = 2, 2
+QUARANTINE = 2
 FOREIGN = "172.16.42.3"  # a machine on the network that Docker knows nothing of
 FREE = "172.16.42.77"
 READY = 4
@@ -38,7 +38,7 @@ def place(engine_age: str) -> Iterator[tuple[AgentOn, LabStation]]:
         lab.host("other", wire, "172.16.42.2/24", bridge="lan0")
         lab.start()
         station = lab.station("foreign", wire, f"{FOREIGN}/24")
-        with AgentOn(host, agent={"quarantine": QUARANTINE, "compare": COMPARE}) as agent:
+        with AgentOn(host, agent={"quarantine": QUARANTINE}) as agent:
             agent.make_network()
             agent.wait_ready(READY)
             yield agent, station

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from arpipam.lab import Lab
 
-pytestmark = pytest.mark.timing  # it tells frames apart by when they came
-
 SUBNET = "172.16.42.0/24"
 EARLY = 0.05
 """Seconds by which a packet may seem early: a capture reads it late when the one before it came late."""
@@ -47,6 +45,7 @@ def request_pool(agent: AgentOn) -> str:
     return str(answer["PoolID"])
 
 
+@pytest.mark.timing  # it tells frames apart by when they came
 def test_an_address_is_ready_only_after_the_standards_own_probes(lab: Lab) -> None:
     """PROBE_NUM probes, PROBE_MIN seconds apart at least, then ANNOUNCE_WAIT seconds of silence (RFC 5227, 2.1.1)."""
     with agent_beside_a_witness(lab, ready=1) as (agent, capture), Watching(agent) as watching:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from arpipam.lab.stations import LabStation
     from launcher.agent.contract import LeaseView
 
-QUARANTINE, COMPARE = 2, 2
+QUARANTINE = 2
 PATIENCE = 100.0
 GATEWAY, ASIDE, FIXED = "172.16.42.1", "172.16.42.99", "172.16.42.77"
 READY = 2
@@ -41,7 +41,7 @@ def place(engine_age: str) -> Iterator[tuple[AgentOn, LabStation, Wire]]:
         lab.host("other", wire, "172.16.42.2/24", bridge="lan0")
         lab.start()
         station = lab.station("foreign", wire, "172.16.42.3/24")
-        with AgentOn(host, agent={"quarantine": QUARANTINE, "compare": COMPARE}, ready=READY) as agent:
+        with AgentOn(host, agent={"quarantine": QUARANTINE}, ready=READY) as agent:
             agent.make_network("--gateway", GATEWAY, "--aux-address", f"a={ASIDE}")
             yield agent, station, wire
 
@@ -130,6 +130,7 @@ def test_what_happened_while_the_agent_was_away_is_made_good(agent: AgentOn, sta
     agent.run("gone")
     agent.run("stopped", "--ip", FIXED)
     address = agent.address("gone")
+    agent.wait(lambda: (agent.leases()[address].owner, agent.leases()[FIXED].owner) == ("gone", "stopped"))
     agent.kill()
     with ThreadPoolExecutor() as pool:
         ends = [("rm", "-f", "gone"), ("stop", "-t", "0", "stopped")]
