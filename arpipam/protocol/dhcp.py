@@ -72,7 +72,7 @@ def _datagram(frame: bytes) -> Given | DhcpRefusal:
     source, target, length, _ = struct.unpack_from("!HHHH", frame, udp)
     if not {source, target} <= {CLIENT_PORT, SERVER_PORT}:
         return DhcpRefusal.NOT_DHCP
-    if length < _UDP_HEADER or udp + length > end:
+    if udp + length > end:  # one that is too small leaves an empty message
         return DhcpRefusal.SHORT
     return _message(frame[udp + _UDP_HEADER : udp + length])
 

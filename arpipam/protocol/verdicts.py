@@ -38,8 +38,8 @@ class Verdicts(Search):
         *,
         rng: random.Random,
         now: float,
+        tries: int,
         possible_witnesses: Iterable[int] = (),
-        tries: int = 1,
         memory: LinkMemory | None = None,
     ) -> None:
         super().__init__(mac, parameters, rng=rng, now=now, possible_witnesses=possible_witnesses, memory=memory)
@@ -83,17 +83,14 @@ class Verdicts(Search):
             self._tries -= 1
             self._try(open_, now)
 
-    def _used(self, answer: Answer, probes: int = 0) -> Outcome:
+    def _used(self, answer: Answer) -> Outcome:
         if answer.mac == self.canary.mac:
-            return Outcome(Verdict.UNKNOWN, probes=probes, reason=self.canary.doubt())
-        return Outcome(Verdict.IN_USE, answer.mac, answer.round_trip, probes)
+            return Outcome(Verdict.UNKNOWN, reason=self.canary.doubt())
+        return Outcome(Verdict.IN_USE, answer.mac, answer.round_trip)
 
     def _probed(self, probing: Probing, now: float) -> None:
         for address, outcome in probing.outcomes.items():
-            answer = self.survey.answers.get(address)
-            if outcome.verdict is Verdict.FREE and answer is not None:
-                self.outcomes[address] = self._used(answer, outcome.probes)
-            elif outcome.verdict is Verdict.CONTENDED and self._tries > 0:
+            if outcome.verdict is Verdict.CONTENDED and self._tries > 0:
                 self._waiting[address] = outcome
             else:
                 self.outcomes[address] = outcome

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from arpipam.leases import sqlite
 from arpipam.leases.clock import HostClock
 from arpipam.leases.lease import LeaseState
 from arpipam.leases.sqlite import SqliteLeaseStore
-from tests.support.leases import Clock, address, refusal, reserve, reserved
+from tests.support.leases import MAC, Clock, address, refusal, reserve, reserved
 
 
 def test_a_lease_that_was_released_long_ago_is_forgotten_by_number_too(
@@ -77,6 +79,24 @@ def test_the_clocks_of_this_host_run_and_tell_its_boot() -> None:
     assert one.boot == two.boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert one.elapsed() <= two.elapsed() <= one.elapsed()
     assert one.calendar() > 1e9
+
+
+def test_answers_that_nobody_asks_for_any_more_are_forgotten(store: SqliteLeaseStore, path: Path, clock: Clock) -> None:
+    def kept() -> list[tuple[int]]:
+        with closing(sqlite3.connect(path)) as file:
+            return file.execute("SELECT address FROM answer ORDER BY address").fetchall()
+
+    for number in (1, 2):
+        store.note_answers("br0", {address(number): MAC})
+        clock.now += 30
+    store.note_answers("br0", {address(3): MAC})
+    assert kept() == [(int(address(number)),) for number in (1, 2, 3)]
+    clock.now += 0.1
+    store.note_answers("br1", {address(4): MAC})
+    assert kept() == [(int(address(number)),) for number in (2, 3, 4)]
+    clock.reboot(takes=1)
+    store.note_answers("br0", {address(5): MAC})
+    assert kept() == [(int(address(5)),)]
 
 
 def test_where_an_address_is_anothers_by_now_it_says_where_to_look(store: SqliteLeaseStore) -> None:

@@ -65,6 +65,7 @@ def test_what_scapy_builds_without_a_frame_of_its_own_is_read_too() -> None:
     packet = from_scapy(asked)
     assert isinstance(packet, ArpPacket)
     assert (packet.is_probe, packet.target_ip) == (True, 0xAC102A07)
+    assert packet.source == packet.sender_mac == bytes.fromhex("02005e100001")
     assert from_scapy(Ether() / Dot1Q() / asked) is Refusal.TAGGED
 
 

@@ -64,7 +64,7 @@ def test_nothing_is_searched_while_no_way_is_open(*, alone: bool) -> None:
 def test_verdicts_while_no_way_is_open() -> None:
     """A container of this host answers all the same."""
     parameters = Parameters(BRIDGE, own_address=OWN_ADDRESS, witnesses=(WITNESS,), closed=CLOSED)
-    verdicts = Verdicts([FIRST, FIRST + 1], MINE, parameters, rng=random.Random(1), now=0.0)
+    verdicts = Verdicts([FIRST, FIRST + 1], MINE, parameters, rng=random.Random(1), now=0.0, tries=1)
     for outbox in verdicts.outboxes():
         outbox.sent(len(outbox.peek(100)), 0.0)
     verdicts.receive(ArpPacket(arp.REPLY, RIVAL, FIRST, BRIDGE, OWN_ADDRESS, RIVAL, BRIDGE), 0.001)

@@ -20,8 +20,8 @@ PROXY, STATION, MINE = mac(1), mac(2), mac(3)
 LAST = NET + 255
 
 
-def canary(last: int | None = LAST, taken: Callable[[int], bool] = lambda _: False) -> Canary:
-    return Canary(NET, last, rng=random.Random(1), taken=taken)
+def canary(last: int | None = LAST, taken: Callable[[int], bool] = lambda _: False, seed: int = 1) -> Canary:
+    return Canary(NET, last, rng=random.Random(seed), taken=taken)
 
 
 def answer(address: int, by: bytes) -> ArpPacket:
@@ -75,6 +75,21 @@ def test_what_is_taken_is_not_drawn_and_where_nothing_else_is_left_one_is_enough
     assert subject.addresses() == (NET,)
 
 
+@pytest.mark.parametrize(
+    ("last", "taken", "drawn"),
+    [(NET + 2, None, {NET + 1}), (NET + 4, None, {NET + 1, NET + 2, NET + 3}), (NET + 4, NET + 2, {NET + 1, NET + 3})],
+)
+def test_each_address_between_the_two_ends_may_be_drawn_and_no_other(
+    last: int, taken: int | None, drawn: set[int]
+) -> None:
+    found = set()
+    for seed in range(20):
+        subject = canary(last, lambda address: address == taken, seed)
+        subject.receive(answer(NET, PROXY))
+        found.add(second(subject))
+    assert found == drawn
+
+
 @pytest.mark.parametrize("last", [None, NET + 1])
 def test_without_a_range_one_is_enough(last: int | None) -> None:
     subject = canary(last)
@@ -114,3 +129,12 @@ def test_so_does_a_scan(used: range | list[int], proxy: bool) -> None:  # noqa: 
     hand.end(scan)
     assert bool(scan.doubt()) is proxy
     assert not [packet for _, packet in hand.sent if packet.is_probe]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_scan_asks_no_station_that_it_has_found_as_if_nobody_had_its_address(seed: int) -> None:
+    scan = Scan([NET + 1, NET + 2], parameters(last=NET + 3), now=0.0, rng=random.Random(seed))
+    scan.receive(answer(NET + 1, STATION), 0.0)
+    scan.receive(answer(NET, PROXY), 0.0)
+    canaries = [arp.dissect(frame) for frame in next(scan.outboxes()).peek(9)]
+    assert [packet.target_ip for packet in canaries if isinstance(packet, ArpPacket)] == [NET, NET, NET + 2]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scapy.layers.dhcp import BOOTP, DHCP
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.packet import Raw
 
 from arpipam.protocol.dhcp import DhcpRefusal, Given, dissect
 
@@ -59,8 +60,11 @@ def test_an_address_is_given_out(frame: bytes) -> None:
         request(("requested_addr", ADDRESS)),  # what it had once
         message(1, ("message-type", "discover"), ("requested_addr", ADDRESS), ports=(68, 67)),
         message(1, ("message-type", "offer"), ("server_id", SERVER), address=ADDRESS),
+        message(1, ("message-type", "decline"), ("requested_addr", ADDRESS), ("server_id", SERVER), ports=(68, 67)),
+        message(2, ("message-type", "request"), ("requested_addr", ADDRESS), ("server_id", SERVER)),
+        request(("server_id", SERVER)),
     ],
-    ids=["nak", "inform", "reboot", "discover", "an offer of a client"],
+    ids=["nak", "inform", "reboot", "discover", "an offer of a client", "decline", "a request of a server", "of none"],
 )
 def test_nothing_is_given_out(frame: bytes) -> None:
     assert dissect(frame) is DhcpRefusal.OTHER
@@ -107,11 +111,44 @@ def test_of_an_option_that_is_there_twice_the_first_counts() -> None:
     assert dissect(reply("offer", ("server_id", "9.9.9.9"))) == GIVEN
 
 
-def test_options_may_end_without_saying_so() -> None:
-    assert dissect(message(2, ("message-type", "offer"), ("server_id", SERVER), address=ADDRESS).rstrip(b"\xff")) in {
-        GIVEN,
-        DhcpRefusal.SHORT,
-    }
+# Options, byte by byte.
+
+HEAD = bytes(BOOTP(op=2, secs=0xFF, yiaddr=ADDRESS, options=b"\x63\x82\x53\x63"))
+IS_OFFER, FROM_SERVER = b"\x35\x01\x02", b"\x36\x04" + IPv4Address(SERVER).packed
+
+
+def datagram(payload: bytes, ports: tuple[int, int] = (67, 68)) -> bytes:
+    return bytes(Ether() / IP(src=SERVER) / UDP(sport=ports[0], dport=ports[1]) / Raw(payload))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        IS_OFFER + FROM_SERVER,
+        IS_OFFER + FROM_SERVER + b"\x0c\x00",
+        b"\x0c\x01\xff" + b"\x00" + IS_OFFER + b"\x00\x00" + FROM_SERVER,
+    ],
+    ids=["no end", "no end after an empty one", "padded"],
+)
+def test_options_are_found_wherever_they_stand(options: bytes) -> None:
+    assert dissect(datagram(HEAD + options)) == GIVEN
+
+
+@pytest.mark.parametrize("cut", [b"\x0c", b"\x0c\x05host", b"\x0c\xffhost"])
+def test_an_option_that_is_cut_spoils_the_message(cut: bytes) -> None:
+    assert dissect(datagram(HEAD + IS_OFFER + FROM_SERVER + cut)) is DhcpRefusal.OPTIONS
+
+
+def test_what_ends_where_a_header_does_is_refused_for_what_is_missing() -> None:
+    assert dissect(datagram(HEAD)) is DhcpRefusal.OPTIONS
+    assert dissect(datagram(HEAD[:-1])) is DhcpRefusal.SHORT
+    assert dissect(datagram(b"")) is DhcpRefusal.SHORT
+    assert dissect(datagram(b"", ports=(53, 53))) is DhcpRefusal.NOT_DHCP
+    assert dissect(changed(OFFER[:34], 16, 0, 20)) is DhcpRefusal.SHORT  # no UDP at all
+    whole = datagram(HEAD + IS_OFFER + FROM_SERVER + b"\xff" + bytes(200))
+    assert dissect(whole) == GIVEN
+    assert dissect(changed(whole, 38, 0xFF, 0x9C)) is DhcpRefusal.SHORT  # a UDP length beyond all bounds
+    assert dissect(changed(OFFER[:34], 23, 6)) is DhcpRefusal.NOT_DHCP
 
 
 @given(st.binary(max_size=1600))

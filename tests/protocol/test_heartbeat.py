@@ -116,6 +116,27 @@ def test_without_an_own_address_it_asks_by_probes_and_who_answers_is_left_alone_
     assert room.told == [(ONE,), ()]
 
 
+def test_who_has_not_answered_a_probe_is_asked_again_though_another_has() -> None:
+    room = Room(ONE, TWO, own_address=0)
+    room.there = {TWO}
+    room.beat()
+    assert addresses(room.beat()) == [ONE]
+    room = Room(ONE, TWO, own_address=0)
+    room.there = {ONE}
+    room.beat()
+    assert addresses(room.beat()) == [TWO]
+
+
+def test_when_the_interface_changes_it_asks_from_what_that_has_now() -> None:
+    room = Room(ONE, TWO)
+    room.beat(send=False)
+    room.pulse.follow(STRANGER, NET + 77)
+    assert room.flush() == []  # nothing leaves under the former MAC
+    assert [(packet.sender_mac, packet.sender_ip) for packet in room.beat()] == [(STRANGER, NET + 77)] * 2
+    room.hear(answer(ONE, to=STRANGER))
+    assert room.pulse.round_trip is not None
+
+
 def test_a_station_is_silent_after_so_many_beats_without_a_sign_of_life_and_no_earlier() -> None:
     room = Room(ONE, TWO)
     room.beats(5)

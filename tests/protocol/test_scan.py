@@ -191,6 +191,13 @@ def test_no_canary_without_an_address_of_our_own_or_of_its(changes: dict[str, An
     assert Desk([NET + 1], **changes).asked() == [NET + 1]
 
 
+def test_without_an_address_of_our_own_one_round_of_probes_is_all() -> None:
+    desk = Desk([NET + 1, NET + 2], own_address=0)
+    desk.flush()
+    assert desk.wait() == LAN.announce_wait
+    assert (desk.scan.done, desk.scan.rounds) == (True, 1)
+
+
 def test_a_witness_that_stays_silent_is_named() -> None:
     desk = Desk([NET + 1, NET + 2, NET + 3], witnesses=(NET + 1, NET + 2), names={NET + 2: "host2"})
     desk.flush()

@@ -98,6 +98,20 @@ def test_without_any_witness_no_verdict() -> None:
     assert not [packet for _, packet in desk.left if packet.is_probe and packet.target_ip == FIRST]
 
 
+def test_without_any_witness_it_ends_with_the_last_hunt() -> None:
+    desk = Desk([FIRST], witnesses=())
+    while not desk.search.outcomes:
+        desk.step()
+    assert desk.search.done is True
+
+
+def test_what_another_search_of_the_link_has_asked_is_not_asked_again() -> None:
+    first = Desk([FIRST])
+    first.flush()
+    second = Desk([FIRST, SECOND], memory=first.search.memory)
+    assert [packet.target_ip for packet in second.flush()] == [SECOND]
+
+
 def test_alone_needs_no_witness_and_hunts_for_none() -> None:
     desk = Desk([FIRST], witnesses=(), alone=True, possible=[THIRD])
     assert desk.verdicts() == [Verdict.FREE]
@@ -168,6 +182,16 @@ def test_it_never_listens_longer_than_that() -> None:
     desk.hear(ArpPacket(arp.REPLY, HOST, THIRD, BRIDGE, OWN_ADDRESS, HOST, BRIDGE), after=0.09)
     assert desk.search.witnesses.round_trip == pytest.approx(0.09)
     assert desk.due() == pytest.approx(asked + 0.1)
+
+
+def test_no_canary_is_drawn_of_what_is_used_tried_or_our_own() -> None:
+    """The witness, the candidate, this host and a neighbour: the others may be drawn."""
+    own = NET + 5
+    desk = Desk([FIRST], last=NET + 7, neighbours=(THIRD,), local_addresses=frozenset({own}))
+    desk.stations[THIRD] = STATION
+    while desk.search.probing is None:
+        desk.step()
+    assert [n for n in range(WITNESS, NET + 7) if desk.search._is_taken(n)] == [WITNESS, FIRST, THIRD, own]
 
 
 # Witnesses that were not named.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from arpipam.protocol import arp
 from arpipam.protocol.arp import ArpPacket
 from arpipam.protocol.outcome import Verdict
-from tests.support.verdicts import BRIDGE, FIRST, RIVAL, Desk
+from tests.support.verdicts import BRIDGE, FIRST, MINE, PORT, RIVAL, Desk
 
 
 def contended(tries: int = 2) -> Desk:
@@ -52,6 +52,20 @@ def test_a_rival_that_goes_on_in_the_pause_gets_the_address() -> None:
     desk = contended()
     desk.hear(ArpPacket(arp.REQUEST, RIVAL, FIRST, arp.NO_MAC, FIRST, RIVAL, arp.BROADCAST))
     assert desk.verdicts() == [Verdict.IN_USE]
+
+
+def test_a_probe_of_this_host_in_the_pause_is_no_rivals() -> None:
+    desk = contended()
+    for mac in (MINE, PORT):
+        desk.hear(ArpPacket(arp.REQUEST, mac, 0, arp.NO_MAC, FIRST, mac, arp.BROADCAST))
+    assert desk.verdicts() == [Verdict.FREE]
+
+
+def test_after_the_second_time_there_is_no_pause() -> None:
+    desk = contended()
+    while FIRST not in desk.search.outcomes:
+        desk.step()
+    assert desk.search.done
 
 
 def test_a_probe_to_one_station_is_no_rivals() -> None:

@@ -325,6 +325,18 @@ def test_one_lost_answer_of_one_that_must_answer_is_enough_to_be_judged_alone() 
     assert subject.miss(4, 100.0) == pytest.approx(miss_probability(4, 9, 1))
 
 
+def test_the_share_that_was_lost_and_the_share_that_is_likely_to_be() -> None:
+    subject = witnesses(1, 2)
+    assert (subject.loss(), subject.likely_loss()) == (0.0, 0.5)
+    for witness, answers in ((1, 4), (2, 3)):
+        for n in range(5):
+            subject.sent(witness, float(n))
+            if n < answers:
+                subject.heard(witness, n + 0.001)
+    assert subject.loss() == pytest.approx(3 / 10)
+    assert subject.likely_loss() == pytest.approx(3.5 / 11)
+
+
 def test_at_the_end_of_the_patience_a_probe_is_overdue() -> None:
     subject = witnesses(1)
     subject.sent(1, 2.0)

@@ -198,6 +198,17 @@ def test_a_station_that_a_probe_has_found_is_not_probed_again_nor_is_the_canary(
     assert not subject.is_due(9, 30.9)
 
 
+def test_under_another_timing_they_are_the_same_witnesses() -> None:
+    one = SearchWitnesses(RFC5227, bound=1e-6, required=[WITNESS], seldom=True, lately=[WITNESS])
+    one.add(OTHER)
+    one.local.add(3)
+    two = one.under(ADAPTIVE)
+    assert (two.answers(WITNESS), two.answers(OTHER), two.answers(9)) == (1, 1, 0)
+    assert two.local == {3}
+    two.local.add(4)  # a count of their own
+    assert one.local == {3}
+
+
 def test_by_probes_no_bound_is_stated() -> None:
     subject = probed(LinkWitnesses())
     subject.sent(WITNESS, 1.0)

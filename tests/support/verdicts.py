@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from arpipam.protocol.outcome import Outcome, Verdict
+    from arpipam.protocol.search import LinkMemory
 
 NET = 0x0A00_0000
 CANARY, WITNESS, FIRST, SECOND, THIRD = (NET + n for n in range(5))
@@ -34,6 +35,7 @@ class Desk:
         possible: Iterable[int] = (),
         now: float = 100.0,
         tries: int = 1,
+        memory: LinkMemory | None = None,
         **changes: Any,
     ) -> None:
         known: dict[str, Any] = {"own_address": OWN_ADDRESS, "witnesses": (WITNESS,), "canary": CANARY}
@@ -51,6 +53,7 @@ class Desk:
             now=now,
             possible_witnesses=possible,
             tries=tries,
+            memory=memory,
         )
 
     def hear(self, packet: ArpPacket, after: float = 0.0) -> None:
