@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 SETTLED = 4.0
 """Seconds without news of any address after which nothing more will come: the longest silence of RFC 5227 is 2 s."""
 LATEST = 60.0
-FIRST, LATER, RACING, FILLING, OWN = 10, 40, 70, 100, 200
-"""Where each group of addresses begins; the stations' own, where they need one, come last."""
+FIRST, LATER, RACING, FILLING, LAST = 10, 40, 70, 100, 199
+"""Where each group of addresses begins, and the last address of them all."""
 SPAN = 7.0
 """Seconds over which the claims of a race are spread: that long does a station look before it takes an address."""
 
@@ -79,10 +79,8 @@ class Meeting:
     def _own(self, address: str) -> tuple[str, ...]:
         if not self.kind.own:
             return ()
-        number = int(address.rpartition(".")[2])
-        places = [FIRST, LATER, RACING, FILLING]
-        group = max(start for start in places if start <= number)
-        return (f"{self.address(OWN + places.index(group) * self._tries % 50 + number - group)}/{self.kind.prefix}",)
+        # Of another network on the wire, which has room for as many.
+        return (f"10.42.42.{address.rpartition('.')[2]}/24",)
 
     def _allocator(self, host: Host) -> Allocator:
         with host.namespace.inside():
@@ -139,11 +137,11 @@ class Meeting:
 
     def _serve_addresses(self) -> None:
         server = self._lab.station("dhcp", self.wire, f"{self.address(3)}/{self.kind.prefix}")
-        self._lab.run(Udhcpd, server, self.address(FIRST), self.address(OWN - 1))
+        self._lab.run(Udhcpd, server, self.address(FIRST), self.address(LAST))
 
     def ask(self, host: Host) -> None:
         """The commands of a person who looks around."""
-        span = f"{self.address(FIRST)}-{self.address(OWN - 1)}"
+        span = f"{self.address(FIRST)}-{self.address(LAST)}"
         witnesses = [word for other in self._others(host) for word in ("--witness", other)]
         for words in (
             ["probe", *self.groups[FIRST], *witnesses],
