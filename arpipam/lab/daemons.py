@@ -22,6 +22,7 @@ from arpipam.lab.until import until
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Sequence
 
     from arpipam.lab.stations import LabStation
 
@@ -29,6 +30,8 @@ _UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 _HERE = "/mnt"
 """Where a program finds its own files: its folder lies below /run, which is empty for it."""
 _PATIENCE = 20.0
+_TICKS = 100
+"""In which the kernel reads times, a second."""
 
 
 class Program:
@@ -283,6 +286,36 @@ class Keepalived(Program):
     def addresses(self) -> set[str]:
         """The group's alone."""
         return super().addresses & {self._address.partition("/")[0]}
+
+
+class ProxyRouter(Program):
+    """A Linux router that answers ARP for what lies behind it (proxy_arp): `routed`, and nothing else.
+
+    The kernel waits a random time before such an answer, up to `delay` (its default is 0.8 s), and has none for probes.
+    """
+
+    PROGRAM = "ip"
+    CHECKS = False
+
+    def __init__(
+        self, station: LabStation, folder: Path, address: str, routed: Sequence[str] = (), *, delay: float = 0.8
+    ) -> None:
+        super().__init__(station, folder)
+        self._address = address
+        self._routed = routed
+        self._delay = delay
+
+    def script(self) -> str:
+        """No program runs: the kernel does it all."""
+        settings = "/proc/sys/net/ipv4"
+        routes = "\n".join(f"ip route add {routed} dev behind" for routed in self._routed)
+        return (
+            "ip link add behind type veth peer name beyond; ip link set beyond up; ip link set behind up\n"
+            f"ip addr replace {self._address} dev eth0\n{routes}\n"
+            f"echo 1 > {settings}/ip_forward; echo 1 > {settings}/conf/eth0/proxy_arp\n"
+            f"echo {self._delay * _TICKS:.0f} > {settings}/neigh/eth0/proxy_delay\n"
+            "exec sleep infinity"
+        )
 
 
 class NetworkManager(Program):

@@ -220,8 +220,7 @@ class Acd:
 
     def events(self) -> list[Event]:
         """What has happened since the last call, oldest first; they are returned once."""
-        events = list(self._events)
-        self._events.clear()
+        events, self._events = list(self._events), deque()
         return events
 
     def receive(self, packet: ArpPacket, now: float) -> None:
@@ -238,17 +237,18 @@ class Acd:
         if self.deadline is None or now < self.deadline:
             return
         enough = self.probes >= PROBE_NUM and self._witnesses.enough(self.rounds, now)
+        quiet = (self._last_round or 0.0) + self._witnesses.settle()
         if self.state is AcdState.ANNOUNCING:
             self._step(Input.ANNOUNCE_DUE)
             self._announce()
-        elif self.state is AcdState.SETTLING and enough:
+        elif self.state is AcdState.SETTLING and enough and now >= quiet:
             self._step(Input.QUIET)
             self.deadline = None
             self._emit(Ready())
-        elif self.state is AcdState.PROBING and enough:
-            self._step(Input.PROBES_DONE)
-            assert self._last_round is not None  # noqa: S101 - PROBING is left only after a round has left
-            self.deadline = self._last_round + self._witnesses.settle()
+        elif enough:
+            if self.state is AcdState.PROBING:
+                self._step(Input.PROBES_DONE)
+            self.deadline = quiet  # what others take to answer may have shown meanwhile
         else:
             self._step(Input.PROBE_DUE)
             self.deadline = None

@@ -92,6 +92,8 @@ class Search:
         self.probing: Probing | None = None
         self.answered: dict[int, bytes] = {}
         """Stations with their MACs that have answered a probe of ours: they shall not get another one soon."""
+        self._macs: set[bytes] = set()
+        """Of stations that have answered the survey."""
         self._rng = rng
         self._possible_witnesses = islice(possible_witnesses, WITNESS_HUNT)
         # Where the interface has no address its requests are probes, and no station shall get two of them: ask once.
@@ -256,6 +258,9 @@ class Search:
         self.witnesses.add(address)
         if answer.round_trip is not None:
             self.witnesses.measure(answer.round_trip)
+            if answer.mac in self._macs:
+                self.witnesses.proxied(answer.round_trip)
+        self._macs.add(answer.mac)
 
     def _unwitnessed(self) -> bool:
         """Whether no station has shown that this link carries ARP, and the caller did not say that none is needed."""

@@ -43,6 +43,11 @@ LEAST_ROUNDS = 4
 UNPROBED_ROUNDS = 2
 """So many rounds of requests go before the first probe, unless there are few in all: two hosts that search at once on a
 link with losses would else both probe a station whose answers to the surveys were lost."""
+PROXY_WAIT = 1.0
+"""Seconds to listen where a proxy answers late: Linux waits up to 0.8 s, at random, before it answers for what it only
+routes (`proxy_delay`)."""
+PROXY_MEMORY = 8
+"""Searches on the link for which that holds. When this process had no processor, quick answers look late too."""
 SELDOM = 30.0
 """Seconds for which a station that has answered a probe is not probed again: two within ten seconds are a conflict to
 some DHCP clients, which then delete their address."""
@@ -82,6 +87,8 @@ class LinkWitnesses:
 
         Set anew where an answer leaves no doubt which request it is for.
         """
+        self.slow_proxy = 0
+        """For so many searches more: a station has answered late for several addresses."""
         self._memory = memory
         self._questions: defaultdict[int, deque[Question]] = defaultdict(deque)
         self._first: dict[int, float] = {}
@@ -92,6 +99,7 @@ class LinkWitnesses:
 
     def join(self, now: float) -> None:
         """A search begins. Where no other one is under way, it finds out for itself how long the round trip is."""
+        self.slow_proxy = max(0, self.slow_proxy - 1)
         if now - self._last_sent > _LATELY:
             self.round_trip = None
             self.slowest.clear()
@@ -268,6 +276,11 @@ class SearchWitnesses:
         """Take a round trip into account, seconds."""
         self._link.measure(sample)
 
+    def proxied(self, round_trip: float) -> None:
+        """A station answered for one more address than it did before."""
+        if round_trip > self.settle():  # for another one it might be too late
+            self._link.slow_proxy = PROXY_MEMORY
+
     def gap(self) -> float:
         """Time from one round to the next, seconds: two round trips within the timing's limits."""
         low, high = self.timing.probe_min, self.timing.probe_max
@@ -280,7 +293,8 @@ class SearchWitnesses:
 
     def settle(self) -> float:
         """Seconds to listen after the last probe: the slowest witness and a quarter, at least the floor."""
-        return max(self.timing.announce_wait, 1.25 * self._longest_round_trip())
+        floor = max(self.timing.announce_wait, PROXY_WAIT if self._link.slow_proxy else 0.0)
+        return max(floor, 1.25 * self._longest_round_trip())
 
     def miss(self, rounds: int, now: float, *, hoped: int = 0) -> float | None:
         """The chance that a used address stayed silent in so many rounds; None where no witness can say.

@@ -38,6 +38,17 @@ class Kind:
         return self.name
 
 
+def _router(delay: float) -> Starts:
+    """A router that has the address, and answers for one more so many seconds late at most."""
+
+    def start(lab: Lab, station: LabStation, address: str) -> Program:
+        network, _, number = address.rpartition(".")
+        routed = f"{network}.{200 + int(number) % 50}/32"
+        return lab.run(daemons.ProxyRouter, station, f"{address}/24", [routed], delay=delay)
+
+    return start
+
+
 KINDS = [
     Kind(
         "dhcpcd",
@@ -90,4 +101,6 @@ KINDS = [
         ),
         own=True,
     ),
+    Kind("proxy-arp", daemons.ProxyRouter, _router(0.8)),
+    Kind("proxy-arp-at-once", daemons.ProxyRouter, _router(0.0)),
 ]
