@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from arpipam.lab import Lab
 
-TRIES = count("TRIES", day=2, night=20)
+TRIES = count("TRIES", day=1, night=20)
 OWN, WITNESS, ROUTED = "172.16.42.3", "172.16.42.2", "172.16.42.128/26"
 
 
