@@ -32,7 +32,7 @@ class Passage:
     """Asks `witnesses`, one after the other, from `mac` and `address`, until one answers; then `passed` is true.
 
     From the second try on it asks from `own`, the interface's MAC and address, too: a link that was cut meanwhile is no
-    matter of MACs. `loss` is the share of requests from the host's own MAC that stayed unanswered: the more, the more
+    matter of MACs. `loss`, between 0 and 1, is the likely share of requests that stay unanswered: the more, the more
     tries. Driven like a search (see search.py).
     """
 
@@ -57,7 +57,7 @@ class Passage:
         self._answers_own = not own[1]  # which has nothing to ask from but probes
         self._witnesses = witnesses
         self._gap = max(_GAP, 2 * round_trip)
-        self._left = max(LEAST_TRIES, ceil(log(_FALSE_ALARM) / log(loss))) if loss > 0 else LEAST_TRIES
+        self._left = max(LEAST_TRIES, ceil(log(_FALSE_ALARM) / log(loss)))
         self._tried = 0
         self._outbox = Outbox()
 

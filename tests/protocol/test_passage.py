@@ -22,10 +22,10 @@ OTHER = WITNESS + 7
 class Room:
     """A passage, its clock, and what it sent."""
 
-    def __init__(self, *, loss: float = 0.04, round_trip: float = 0.001) -> None:
+    def __init__(self, *, loss: float = 0.04, round_trip: float = 0.001, own_address: int = OWN_ADDRESS) -> None:
         self.now = 10.0
         self.passage = Passage(
-            NEW, FIRST, (WITNESS, OTHER), own=(OWN, OWN_ADDRESS), loss=loss, round_trip=round_trip, now=self.now
+            NEW, FIRST, (WITNESS, OTHER), own=(OWN, own_address), loss=loss, round_trip=round_trip, now=self.now
         )
         self.cut = False
         """Nobody answers the host's own MAC either."""
@@ -56,6 +56,7 @@ class Room:
 
 def test_it_asks_from_the_claimed_address_by_an_ordinary_request() -> None:
     room = Room()
+    assert (room.passage.done, room.passage.passed) == (False, False)
     room.step()
     [(_, packet)] = room.sent
     assert packet == arp.dissect(arp.request(NEW, FIRST, WITNESS))
@@ -69,6 +70,7 @@ def test_one_answer_is_enough() -> None:
     room.answer()
     assert room.passage.done
     assert room.passage.passed
+    room.step()
     assert len(room.sent) == 1
 
 
@@ -103,6 +105,7 @@ def test_after_a_few_tries_at_each_witness_in_turn_it_gives_up() -> None:
 
 def test_where_nobody_answers_the_hosts_own_mac_either_the_link_is_cut() -> None:
     room = Room()
+    room.step()
     room.answer(to=OWN)  # to a request of the search before
     room.cut = True
     assert not room.end()
@@ -110,6 +113,23 @@ def test_where_nobody_answers_the_hosts_own_mac_either_the_link_is_cut() -> None
         "no answer from host2 (10.0.0.1), 10.0.0.8 any more, just after the address was found free: was the link cut? "
         "try again"
     )
+
+
+def test_one_answer_to_the_hosts_own_mac_shows_that_the_link_was_not_cut() -> None:
+    room = Room()
+    for _ in range(2):
+        room.step()
+    room.cut = True
+    assert not room.end()
+    assert room.passage.doubt({}).startswith("stations answer this host's own MAC")
+
+
+def test_where_the_interface_has_no_address_nothing_is_asked_from_its_mac() -> None:
+    """That would be a probe; the stations have answered one just now."""
+    room = Room(own_address=0)
+    assert not room.end()
+    assert {packet.sender_mac for _, packet in room.sent} == {NEW}
+    assert room.passage.doubt({}).startswith("stations answer this host's own MAC")
 
 
 def test_the_more_the_link_loses_the_more_tries_there_are() -> None:
@@ -141,8 +161,19 @@ def test_dropped_frames_are_made_up_for() -> None:
 
 def test_it_waits_until_its_frame_has_left() -> None:
     room = Room()
-    room.passage.advance(room.now)
-    assert room.passage.deadline is None
+    for _ in range(2):
+        room.passage.advance(room.now)
+        assert room.passage.deadline is None
+    [outbox] = room.passage.outboxes()
+    assert len(outbox) == 1
+
+
+def test_nothing_is_sent_before_it_is_due() -> None:
+    room = Room()
+    room.step()
+    room.passage.advance(room.now + 0.09)
+    [outbox] = room.passage.outboxes()
+    assert len(outbox) == 0
 
 
 # What a search makes of it.
@@ -165,6 +196,18 @@ def test_who_has_answered_is_asked_unless_it_is_known_that_another_mac_passed() 
     memory.passed_at = now
     assert search.passage(FIRST, now + PASSED_FOR - 1) is None
     assert search.passage(FIRST, now + PASSED_FOR) is not None
+
+
+@pytest.mark.parametrize(("round_trip", "gap"), [(0.3, 0.6), (None, 0.1)])
+def test_it_knows_the_round_trip_that_the_search_has_seen_if_any(round_trip: float | None, gap: float) -> None:
+    search, memory, now = found()
+    memory.witnesses.round_trip = round_trip
+    passage = search.passage(FIRST, now)
+    assert passage is not None
+    passage.advance(now)
+    for outbox in passage.outboxes():
+        outbox.sent(len(outbox.peek(9)), now)
+    assert passage.deadline == pytest.approx(now + gap)
 
 
 def test_where_nobody_has_answered_or_the_mac_is_the_hosts_own_nobody_is_asked() -> None:
