@@ -224,16 +224,16 @@ def test_a_flood_of_questions_does_not_become_a_queue_without_end() -> None:
     assert len(bench.acd.outbox) <= 1024
 
 
-def test_a_flood_of_conflicts_that_nobody_reads_is_counted_and_its_end_is_still_told() -> None:
+def test_conflicts_that_nobody_reads_are_counted_and_their_end_is_still_told() -> None:
     bench = at(AcdState.DEFENDING, Policy.ALWAYS)
-    for _ in range(100_000):
+    for _ in range(MOST_EVENTS + 10):
         bench.acd.receive(reply(OTHER, ADDRESS), bench.now)
     bench.acd.policy = Policy.NEVER
     bench.acd.receive(reply(THIRD, ADDRESS), bench.now)
     events = bench.acd.events()
     assert len(events) == MOST_EVENTS + 1
     assert events[-1] == Lost(THIRD)
-    assert bench.acd.dropped_events == 100_001 - MOST_EVENTS
+    assert bench.acd.dropped_events == 11
     assert bench.acd.events() == []
 
 

@@ -110,7 +110,7 @@ def test_neither_an_answer_to_the_address_nor_a_question_for_another_is_answered
     assert len(bench.hear(request(OTHER, ADDRESS + 1, ADDRESS))) == 1
 
 
-def test_a_flood_of_questions_is_answered_up_to_a_bound() -> None:
+def test_questions_are_answered_up_to_a_bound() -> None:
     bench = at(AcdState.DEFENDING)
     for _ in range(MOST_REPLIES + 10):
         bench.acd.receive(probe(OTHER), bench.now)

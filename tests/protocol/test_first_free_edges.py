@@ -10,7 +10,7 @@ import pytest
 from arpipam.errors import PoolExhaustedError
 from arpipam.protocol import arp
 from arpipam.protocol.timing import ADAPTIVE
-from tests.support.first_free import BRIDGE, FIRST, MINE, NET, RIVAL, STATION, Desk
+from tests.support.first_free import BRIDGE, CANARY, FIRST, MINE, NET, RIVAL, STATION, WITNESS, Desk
 
 
 def test_what_is_found_and_what_it_rests_on() -> None:
@@ -186,6 +186,15 @@ def test_where_all_were_contended_it_looks_again_after_growing_pauses() -> None:
     assert bounds == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
     desk.rivals.clear()
     before = desk.asked(probes=False).count(FIRST)
+    desk.step()  # the pause is over
+    assert desk.search.probing is None
+    sent = len(desk.left)
+    desk.flush()
+    assert {packet.target_ip for _, packet in desk.left[sent:]} == {
+        FIRST,
+        WITNESS,
+        CANARY,
+    }  # asked anew, and listened to
     desk.run()
     assert desk.search.found is not None
     assert desk.search.found.acd.address == FIRST

@@ -13,7 +13,7 @@ from arpipam.protocol.timing import LAN, RFC5227
 from tests.support.profile import count
 from tests.support.search import FIRST, NET, ByHand, World, mac
 from tests.support.verdicts import FIRST as WANTED
-from tests.support.verdicts import SECOND, STATION, Desk
+from tests.support.verdicts import HOST, SECOND, STATION, WITNESS, Desk
 
 TRIES = count("HARM", day=100, night=2000)
 LAST = NET + 255
@@ -98,6 +98,12 @@ def test_who_answered_a_probe_is_reported() -> None:
     plain.stations[WANTED] = STATION
     plain.run()
     assert plain.search.answered == {}  # it was not probed
+    bare = Desk([WANTED], own_address=0)
+    while bare.search.probing is None:
+        bare.step()
+    bare.stations[WANTED] = STATION
+    bare.run()
+    assert bare.search.answered == {WITNESS: HOST, WANTED: STATION}
 
 
 def test_who_has_answered_one_lately_is_in_use_without_another() -> None:
