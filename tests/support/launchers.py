@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from arpipam.lab import CLIENTS
 from arpipam.leases.lease import Lease, LeaseState
 from arpipam.leases.sqlite import SqliteLeaseStore
+from tests.support.profile import by_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +28,10 @@ FOREIGN = "172.16.42.2"  # a machine on the network that Docker knows nothing of
 FIRST, SECOND = "172.16.42.3", "172.16.42.4"  # the first addresses that nobody has
 SHOW = "ip -o addr show eth0 | awk '/inet /{print $4}'; cat /sys/class/net/eth0/address"
 FOREVER = ["busybox", "sleep", "1000"]
+one_client = pytest.mark.parametrize(
+    "docker_client", by_day(CLIENTS, *CLIENTS[:1]), ids=lambda path: path.replace("/", "-").strip("-"), indirect=True
+)
+"""By day not with each docker client of this machine."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from launcher.lab.agents import AgentOn
-from tests.support.profile import count
+from tests.support.profile import by_day, count
 from tests.support.until import LONG
 
 if TYPE_CHECKING:
@@ -54,8 +54,10 @@ def hang_up(agent: AgentOn, path: str, body: Mapping[str, object], after: float 
         return Cut(found[0] if found else "", seconds)
 
 
-@pytest.mark.parametrize("ready", [0, 8])
-@pytest.mark.parametrize("by", ["docker", "arpipam-run"])
+CALLERS = [(by, ready) for by in ("docker", "arpipam-run") for ready in (0, 8)]
+
+
+@pytest.mark.parametrize(("by", "ready"), by_day(CALLERS, ("docker", 0), ("arpipam-run", 8)))
 def test_a_caller_that_hangs_up_leaves_nothing_behind(lab: Lab, by: str, ready: int) -> None:
     wire = lab.wire()
     host = lab.host("host1", wire, "172.16.42.1/24", bridge="lan0")

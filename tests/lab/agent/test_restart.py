@@ -13,6 +13,7 @@ from arpipam.lab import Lab
 from arpipam.lab.availability import Asker
 from launcher.lab.agents import NETWORK, AgentOn
 from tests.support.agents import assert_one_holder_each, end_quarantines, guards, last_lines, running
+from tests.support.profile import by_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,10 +73,10 @@ def engine_of(agent: AgentOn) -> LabEngine:
     return agent.host.engine
 
 
-ENDS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+ENDS = (signal.SIGTERM, signal.SIGKILL)
 
 
-@ENDS
+@pytest.mark.parametrize("number", by_day(ENDS, signal.SIGTERM))  # test_faults.py kills engines
 @pytest.mark.both_engines
 def test_the_engine_is_started_again(number: int, agent: AgentOn, station: LabStation) -> None:
     agent.run("always", "--restart", "always")
@@ -101,7 +102,7 @@ def test_the_engine_is_started_again(number: int, agent: AgentOn, station: LabSt
     assert config["Gateway"] == GATEWAY
 
 
-@ENDS
+@pytest.mark.parametrize("number", ENDS)
 def test_the_agent_is_started_again(number: int, agent: AgentOn, station: LabStation) -> None:
     agent.run("free")
     agent.run("fixed", "--ip", FIXED)
@@ -174,7 +175,7 @@ def leaving(agent: AgentOn) -> Iterator[LabEngine]:
     engine.start()
 
 
-@ENDS
+@pytest.mark.parametrize("number", by_day(ENDS, signal.SIGKILL))
 def test_containers_that_outlive_the_engine_keep_their_addresses(
     number: int, agent: AgentOn, leaving: LabEngine, station: LabStation
 ) -> None:
@@ -226,7 +227,6 @@ def test_what_the_engine_tells_again_changes_nothing(agent: AgentOn, station: La
 # Other networks.
 
 
-@pytest.mark.both_engines
 def test_on_a_macvlan_network(place: tuple[AgentOn, LabStation, Wire], agent: AgentOn) -> None:
     """The containers cannot be heard by their own host; the engine says when they run."""
     _, station, wire = place

@@ -24,6 +24,7 @@ from tests.support.fabrics import (
     send,
     up,
 )
+from tests.support.profile import by_day
 from tests.support.until import until
 
 if TYPE_CHECKING:
@@ -130,6 +131,10 @@ def addresses(found: dict[str, Any], name: str) -> list[str]:
 
 # No storm, in whatever order it comes about.
 
+ORDERS = tuple(itertools.permutations(range(3)))
+THREE_ORDERS = (0, 1, 2), (2, 0, 1), (1, 2, 0)
+"""In which each host is the first, the second and the last."""
+
 
 def storm_free(lab: Lab, hosts: list[Host], wire_namespace: Any, orders: Iterable[Sequence[int]], hook: Any) -> None:
     """Bring the hosts up in each order; after each step all stations send a broadcast: a copy for each other host."""
@@ -167,7 +172,7 @@ def test_no_storm_in_any_order_of_three_hosts_nor_half_way_through_with_vxlan(
     def hook(after: Callable[[], None]) -> None:
         monkeypatch.setattr(kernel, "apply", followed_by(kernel.apply, after))
 
-    storm_free(lab, hosts, wire.namespace, itertools.permutations(range(3)), hook)
+    storm_free(lab, hosts, wire.namespace, by_day(ORDERS, *THREE_ORDERS), hook)
 
 
 def test_no_storm_in_any_order_of_three_hosts_nor_half_way_through_with_open_vswitch(
@@ -179,7 +184,7 @@ def test_no_storm_in_any_order_of_three_hosts_nor_half_way_through_with_open_vsw
         monkeypatch.setattr(kernel, "apply", followed_by(kernel.apply, after))
         monkeypatch.setattr(Ovsdb, "commit", followed_by(Ovsdb.commit, after))
 
-    storm_free(lab, hosts, wire.namespace, ([0, 1, 2], [2, 0, 1], [1, 2, 0]), hook)
+    storm_free(lab, hosts, wire.namespace, THREE_ORDERS, hook)
 
 
 def followed_by(function: Callable[..., Any], after: Callable[[], None]) -> Callable[..., Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv4Network
-from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -15,6 +15,7 @@ from arpipam import Allocator, PoolExhaustedError, UnknownError, Verdict
 from arpipam.lab import Lab
 from arpipam.protocol import arp
 from arpipam.protocol.witnesses import MOST_WITNESSES
+from tests.support.profile import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,10 +28,10 @@ T = TypeVar("T")
 CROWD = IPv4Network("10.50.128.0/17")
 """Half of the /16 that all are in; one kernel answers for each address of it."""
 WITNESSES = ["10.50.0.2", "10.50.0.3"]
-PROBES, BATCH, SAMPLE = 10_000, 500, 200
+PROBES, BATCH, SAMPLE = count("PROBES", day=4000, night=10_000), 500, 200
 FAST = 200_000
 """Frames per second: more than this machine sends."""
-_numbers = count()
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def called_free_by_arping(host: Host, addresses: Sequence[IPv4Address]) -> int:
 
 
 @pytest.mark.parametrize("loss", [0, 10, 30])
-def test_no_used_address_of_ten_thousand_is_called_free(
+def test_no_used_address_of_thousands_is_called_free(
     loss: int,
     lossless: tuple[Host, Wire],
     tmp_path: Path,

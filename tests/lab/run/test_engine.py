@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from arpipam.leases.lease import LeaseState
-from tests.support.launchers import FIRST, FOREIGN, FOREVER, SECOND, SHOW, Launcher, nothing_left, one_line
+from tests.support.launchers import FIRST, FOREIGN, FOREVER, SECOND, SHOW, Launcher, nothing_left, one_client, one_line
 from tests.support.until import until
 
 
+@one_client
 @pytest.mark.both_engines
 def test_the_container_gets_the_first_address_that_nobody_has(any_launcher: Launcher) -> None:
     done = any_launcher.run("--json", "--rm", "busybox", "sh", "-c", SHOW)
@@ -69,6 +70,7 @@ def test_a_signal_reaches_the_container(any_launcher: Launcher) -> None:
     assert process.returncode == 9
 
 
+@one_client
 @pytest.mark.both_engines
 def test_detached_it_stays_until_the_container_answers_for_itself(any_launcher: Launcher) -> None:
     done = any_launcher.run("--json", "-d", *FOREVER)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arpipam.lab import CLIENTS
 from arpipam.leases.lease import LeaseState
 from arpipam.protocol import arp
-from tests.support.launchers import FIRST, FOREVER, SECOND, SHOW, Launcher
+from tests.support.launchers import FIRST, FOREVER, SECOND, SHOW, Launcher, one_client
 from tests.support.profile import by_day
 from tests.support.until import until
 
@@ -44,12 +43,7 @@ def robbed(any_launcher: Launcher, tmp_path: Path) -> Launcher:
     return any_launcher
 
 
-CLIENT = pytest.mark.parametrize(
-    "docker_client", by_day(CLIENTS, *CLIENTS[:1]), ids=lambda path: path.replace("/", "-").strip("-"), indirect=True
-)
-
-
-@CLIENT
+@one_client
 @pytest.mark.parametrize("words", [["--rm"], ["--name", "web"]])
 def test_when_the_engine_took_the_address_it_goes_on_to_the_next(words: list[str], robbed: Launcher) -> None:
     done = robbed.run(*words, "busybox", "sh", "-c", SHOW, stdin=subprocess.DEVNULL)
@@ -58,7 +52,7 @@ def test_when_the_engine_took_the_address_it_goes_on_to_the_next(words: list[str
     assert f"the engine has given {FIRST} to" in done.stderr
 
 
-@CLIENT
+@one_client
 def test_its_input_is_read_again_from_a_file(robbed: Launcher, tmp_path: Path) -> None:
     (tmp_path / "input").write_text("all of it")
     with (tmp_path / "input").open() as file:
@@ -66,14 +60,14 @@ def test_its_input_is_read_again_from_a_file(robbed: Launcher, tmp_path: Path) -
     assert (done.returncode, done.stdout) == (0, "all of it")
 
 
-@CLIENT
+@one_client
 def test_input_from_a_pipe_is_never_lost_silently(robbed: Launcher) -> None:
     done = robbed.run("-i", "--rm", "busybox", "cat", input="gone")
     assert done.returncode == 125
     assert done.stdout == ""
 
 
-@CLIENT
+@one_client
 def test_a_given_address_that_the_engine_took_is_in_use(robbed: Launcher) -> None:
     done = robbed.run("--ip", FIRST, "--rm", "busybox", "true", stdin=subprocess.DEVNULL)
     assert done.returncode == 1
