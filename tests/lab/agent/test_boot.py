@@ -170,8 +170,7 @@ def test_a_lease_of_ones_own_waits_for_nothing(
     )
     agent.wait(lambda: agent.leases()[agent.address("plain")].owner == "plain")
     before = agent.address("plain")
-    agent.kill(signal.SIGKILL)  # so that nothing is given back
-    engine_of(agent).end()
+    power_cut(agent)  # so that nothing is given back
     bridge = ["link set lan0 down"] if link == "down" else []
     agent.host.namespace.ip(bridge)
     wire.cut(agent.host)
