@@ -305,8 +305,10 @@ class Launch:
                 self._given[claim.address] = other.name
                 return None
         if mine is None:
-            # Where there never was a container, nobody has used the address: it need not rest.
-            claim.release(quarantine=0.0 if hand_over.container is None else QUARANTINE)
+            # Where there never was a container, nobody has used the address: it need not rest. One that lived for a
+            # moment only may have gone unseen, but docker's own status tells.
+            unused = hand_over.container is None and status == DOCKER_FAILED
+            claim.release(quarantine=0.0 if unused else QUARANTINE)
             return status
         claim.bind(self._engine.reference(mine.id))
         if mine.running and claim.state in HELD:

@@ -303,6 +303,12 @@ def test_a_path_that_swallows_full_frames_is_a_fault(plain: Plain) -> None:
     until(lambda: faults(host) == {})
 
 
+def forwards(host: Host, port: str) -> bool:
+    """Whether a bridge's port has noticed its carrier, which takes the kernel up to a second."""
+    [link] = json.loads(host.namespace.run("ip", "-j", "-d", "link", "show", port))
+    return bool(link["operstate"] == "UP" and link["linkinfo"]["info_slave_data"]["state"] == "forwarding")
+
+
 @pytest.mark.parametrize("where", ["on this host", "between two hosts"])
 def test_a_loop_is_a_fault(plain: Plain, where: str) -> None:
     """Only probes go round in it, and few of them a second, so that it is no storm."""
@@ -314,6 +320,7 @@ def test_a_loop_is_a_fault(plain: Plain, where: str) -> None:
     host.namespace.ip(["link set lp0 master docker0 up"])
     other.namespace.ip(["link set lp1 master docker0 up"])
     try:
+        until(lambda: forwards(host, "lp0") and forwards(other, "lp1"), "the loop")
         found = findings(host)
     finally:
         host.namespace.ip(["link delete lp0"])

@@ -53,6 +53,22 @@ def test_when_the_engine_took_the_address_it_goes_on_to_the_next(words: list[str
 
 
 @one_client
+@pytest.mark.parametrize(("status", "rests"), [(0, True), (7, True), (125, False)])
+def test_an_address_rests_though_nobody_saw_its_container(
+    any_launcher: Launcher, tmp_path: Path, status: int, *, rests: bool
+) -> None:
+    """It may have lived for a moment only; docker says 125 where it could not be started."""
+    assert any_launcher.run("--rm", "busybox", "true").returncode == 0
+    (tmp_path / "state" / "leases.db").unlink()
+    docker = (tmp_path / "bin/docker").readlink()
+    (tmp_path / "bin/docker").unlink()
+    (tmp_path / "bin/docker").write_text(f'#!/bin/sh\n[ "$1" = run ] && exit {status}\nexec {docker} "$@"\n')
+    (tmp_path / "bin/docker").chmod(0o755)
+    assert any_launcher.run("--rm", "busybox", "true").returncode == status
+    assert [lease.address for lease in any_launcher.leases(LeaseState.QUARANTINED)] == [IPv4Address(FIRST)] * rests
+
+
+@one_client
 def test_its_input_is_read_again_from_a_file(robbed: Launcher, tmp_path: Path) -> None:
     (tmp_path / "input").write_text("all of it")
     with (tmp_path / "input").open() as file:
