@@ -36,3 +36,7 @@ def test_a_random_mac_has_six_bytes_and_follows_from_its_generator() -> None:
 def test_addresses_for_a_person_have_their_names_and_a_comma_between_them() -> None:
     assert arp.address_texts([0x0A000001, 0x0A000002], {0x0A000002: "host2"}) == "10.0.0.1, host2 (10.0.0.2)"
     assert arp.address_texts([]) == ""
+
+
+def test_an_announcement_says_since_when_only_where_it_is_told() -> None:
+    assert arp.announcement(bytes(6), 7) == arp.request(bytes(6), 7, 7)

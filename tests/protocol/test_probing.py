@@ -13,7 +13,7 @@ from arpipam.protocol.canary import Canary
 from arpipam.protocol.outcome import NO_WITNESS, Outcome, Verdict
 from arpipam.protocol.timing import ADAPTIVE, LAN, RFC5227, Timing
 from arpipam.protocol.witnesses import LEAST_ROUNDS, LinkWitnesses, SearchWitnesses, miss_probability
-from tests.support.probing import BRIDGE, FIRST, MINE, NET, OTHER, SECOND, STATION, WITNESS, Desk, asked, probed
+from tests.support.probing import BRIDGE, FIRST, MINE, NET, OTHER, OWN, SECOND, STATION, WITNESS, Desk, asked, probed
 
 
 def test_each_round_asks_the_witness_the_canary_and_the_candidate_and_three_carry_a_probe() -> None:
@@ -347,3 +347,9 @@ def test_a_flood_until_the_end_of_the_budget_is_told_with_the_number_of_frames()
         "the kernel dropped 7 frames that we could not read in time (a flood on the link?); find its source, or try "
         "again"
     )
+
+
+def test_a_witness_on_this_host_itself_is_known_for_one() -> None:
+    desk = Desk(outward=lambda mac: mac != STATION)
+    desk.probing.receive(ArpPacket(arp.REPLY, STATION, WITNESS, BRIDGE, OWN, STATION, BRIDGE), desk.now)
+    assert desk.witnesses.local == {WITNESS}
