@@ -63,7 +63,7 @@ def test_an_address_rests_though_nobody_saw_its_container(
     (tmp_path / "bin/docker").unlink()
     (tmp_path / "bin/docker").write_text(f'#!/bin/sh\n[ "$1" = run ] && exit {status}\nexec {docker} "$@"\n')
     (tmp_path / "bin/docker").chmod(0o755)
-    assert any_launcher.run("--rm", "busybox", "true").returncode == status
+    assert any_launcher.run("--name", "unseen", "busybox", "true").returncode == status
     resting = {str(lease.address) for lease in any_launcher.leases(LeaseState.QUARANTINED)}
     assert resting == ({FIRST, SECOND} if rests else {FIRST})
 
