@@ -8,6 +8,8 @@ WORKERS ?= $(shell echo $$(($$(nproc) + 2)))
 MEMORY := $(shell [ "$$(df --output=avail -BG /dev/shm 2>/dev/null | tr -dc 0-9)" -ge 4 ] 2>/dev/null && \
   echo env TMPDIR=/dev/shm ARPIPAM_LAB=/dev/shm/arpipam-lab)
 PYTEST := $(MEMORY) $(BIN)/pytest --dist loadgroup --no-loadscope-reorder --ignore tests/vm
+# Compiled modules are kept: else each worker, and each command and agent that a test starts, compiles all of ours anew.
+unexport PYTHONDONTWRITEBYTECODE
 PACKAGES := python3-venv docker.io iptables nftables iproute2 iputils-arping iputils-ping openvswitch-switch busybox-static docker-compose \
   avahi-autoipd dhcpcd-base keepalived
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(path: Path) -> set[str]:
+def read(path: Path) -> set[str]:
     """What a file imports: modules of ours by their full name, others as they are written."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -71,8 +72,17 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-IMPORTS = {module: imports(path) for module, path in MODULES.items()}
-OURS = {module: imported & MODULES.keys() for module, imported in IMPORTS.items()}
+@cache  # not at import: each worker of a test run collects all files, and one runs this one
+def imports() -> dict[str, set[str]]:
+    """What each module imports."""
+    return {module: read(path) for module, path in MODULES.items()}
+
+
+def ours() -> dict[str, set[str]]:
+    """What it imports of ours."""
+    return {module: imported & MODULES.keys() for module, imported in imports().items()}
+
+
 LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages.split()}
 
 
@@ -86,7 +96,7 @@ def is_allowed(module: str, imported: str) -> bool:
 
 
 def wrong_ways() -> set[tuple[str, str]]:
-    return {(module, one) for module, imported in OURS.items() for one in imported if not is_allowed(module, one)}
+    return {(module, one) for module, imported in ours().items() for one in imported if not is_allowed(module, one)}
 
 
 def is_test(module: str) -> bool:
@@ -99,18 +109,18 @@ def test_every_import_points_down() -> None:
 
 def test_no_circle() -> None:
     try:
-        TopologicalSorter(OURS).prepare()
+        TopologicalSorter(ours()).prepare()
     except CycleError as error:
         raise AssertionError(" <- ".join(error.args[1])) from None
 
 
 def test_no_test_imports_another() -> None:
-    among_tests = {(module, one) for module, ours in OURS.items() for one in ours if is_test(one)}
+    among_tests = {(module, one) for module, known in ours().items() for one in known if is_test(one)}
     assert not sorted(f"{module} -> {imported}" for module, imported in among_tests)
 
 
 def test_docker_is_known_in_the_launcher_alone() -> None:
-    outside = {module: imported for module, imported in IMPORTS.items() if module.startswith(("arpipam", "bench"))}
+    outside = {module: imported for module, imported in imports().items() if module.startswith(("arpipam", "bench"))}
     knowing = (module for module, imported in outside.items() for one in imported if one.partition(".")[0] == "docker")
     assert not sorted(knowing)
 
