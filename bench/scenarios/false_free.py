@@ -106,7 +106,7 @@ class FalseFree(Scenario[World]):
         rare = {DHCPCD: 0, AVAHI: 0}
         if self.quick:
             few = rare | {RFC: 0, ARPING: 1, ARPING_3: 0, ARP_SCAN: 1, SRP: 0}
-            yield Case({"what": LOSS, "value": "30 %"}, 1, few)
+            yield Case({"what": LOSS, "value": "30 %"}, 3, few)
             yield Case({"what": LOSS, "value": "100 %"}, 1, few | {ARPING: 0})
             yield Case({"what": STATION, "value": "200 ms"}, 1, few)
             return

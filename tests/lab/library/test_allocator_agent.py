@@ -187,6 +187,7 @@ def test_of_two_claims_that_a_cut_made_the_older_stays_when_it_heals(laboratory:
         until(lambda: younger.state is ClaimState.CONFLICT)
         assert older.state is ClaimState.DEFENDING
         assert younger.conflict == older.mac
+        until(lambda: met, "the conflict")  # listeners are called after the state has changed
         assert [conflict.older for conflict in met] == [False]
         until(lambda: asker.who_has(GIVEN) == {older.mac})
     finally:

@@ -130,7 +130,7 @@ KILLS_BY_DAY = [(stage, VICTIMS[turn % 2]) for turn, stage in enumerate(STAGES)]
 @pytest.mark.parametrize(("stage", "victim"), by_day(KILLS, *KILLS_BY_DAY))
 def test_killed_at_any_point_no_address_is_held_by_two(stage: str, victim: str, launcher: Launcher) -> None:
     process = launcher.spawn("--name", "killed", *FOREVER)
-    until(lambda: STAGES[stage](launcher))
+    until(lambda: STAGES[stage](launcher), lambda: f"{stage}: {process.poll()} {launcher.leases(*LeaseState)}")
     if victim == "docker too":
         os.killpg(process.pid, signal.SIGKILL)
     else:
