@@ -1,4 +1,4 @@
-"""What the kernel knows of this host and its links, for whoever is about to open one."""
+"""What the kernel knows of this host and its links, asked before one is opened."""
 
 from __future__ import annotations
 
