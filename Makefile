@@ -55,7 +55,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Breaks the pure rooms, one break at a time, and fails where their tests notice too few: docs/mutation.md.
+# Breaks protocol and lease store, one break at a time, and fails where their tests notice too few: docs/mutation.md.
 # `make mutate MUTATE=…` takes names of mutants, such as 'arpipam.protocol.pool.*', and --jobs.
 mutate: $(VENV)/.mutate
 	nice -n 15 $(BIN)/python -m tests.mutation $(MUTATE)

@@ -323,8 +323,8 @@ class Link:
         if error.errno in {errno.ENODEV, errno.ENXIO} or (bound is not None and not bound.getsockname()[0]):
             return netlink.gone(self.interface)
         if error.errno == errno.ENETDOWN:  # the first that a socket hears of an interface that is being removed
-            here = {link.number for link in self._news.questions.links()}
-            return (netlink.down if self.index in here else netlink.gone)(self.interface)
+            there = netlink.condition(self.index, self._news.questions)
+            return netlink.gone(self.interface) if there is None else netlink.down(self.interface)
         if error.errno in {errno.EPERM, errno.EACCES}:
             return LinkError(f"{self.interface}: raw frames are not permitted; run as root or with CAP_NET_RAW")
         return LinkError(f"{self.interface}: {os.strerror(error.errno or 0)}; is this a plain Linux network interface?")
